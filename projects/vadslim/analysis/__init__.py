@@ -1,0 +1,22 @@
+"""What a network weighs and costs: counting, timing, reporting. No mmcv, no detector."""
+
+from vadslim.analysis.complexity import Complexity, count, count_params
+from vadslim.analysis.example import Example, declares_example, find_example
+from vadslim.analysis.latency import Latency, measure, measure_modules
+from vadslim.analysis.report import GroupRow, Network, Report, print_report
+
+__all__ = [
+    'Complexity',
+    'Example',
+    'GroupRow',
+    'Latency',
+    'Network',
+    'Report',
+    'count',
+    'count_params',
+    'declares_example',
+    'find_example',
+    'measure',
+    'measure_modules',
+    'print_report',
+]

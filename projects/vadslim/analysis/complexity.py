@@ -1,0 +1,239 @@
+"""Parameters and multiply-accumulates (MACs) of a model, per module, counted while it runs.
+
+Every operator that reaches torch's dispatcher during one forward is looked up in a table: matrix products,
+convolutions and fused attention give MACs (what ``torch.utils.flop_counter`` counts, halved), bilinear
+sampling is a figure of its own, element-wise work costs nothing. What does real work but stands in no table
+is listed, never guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+aten = torch.ops.aten
+
+#: MACs of one bilinear sample of one channel: four corners, and the weight deformable attention gives it.
+SAMPLE_MACS = 5
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What one forward costs.
+
+    Attributes:
+        params: number of parameters of the model, tied ones once (buffers are not parameters).
+        macs: multiply-accumulates of matrix products, convolutions and attention.
+        modules: dotted module name -> (params, macs), each with everything below it; ``''`` is the model.
+        sampling_macs: multiply-accumulates of bilinear sampling (``grid_sample``, deformable attention), at
+            :data:`SAMPLE_MACS` per channel and point; not part of ``macs``.
+        uncounted: what did work that no table knows, as ``'op in module (times)'``.
+    """
+
+    params: int
+    macs: int
+    modules: dict[str, tuple[int, int]]
+    sampling_macs: int = 0
+    uncounted: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f'{self.params:,} parameters, {self.macs / 1e9:.3f} GMACs'
+
+
+def count_params(module: nn.Module) -> int:
+    """Number of parameters of a module, tied ones once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Complexity:
+    """Counts one forward of a model.
+
+    Args:
+        model: any module; its train / eval mode is left as it is.
+        run: does one forward, as ``run(model)``. What is called by a method rather than as ``module(...)`` is
+            counted under the module that calls it.
+
+    Returns:
+        The counts. They hold for the sizes that ``run`` used; work that depends on data depends on them.
+    """
+    counter = _Counter()
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # a fused encoder layer would be one opaque operator
+    try:
+        with torch.no_grad(), _names_of(model, counter), _opaque_functions(counter), counter:
+            run(model)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    modules = {name: (count_params(m), counter.macs[name]) for name, m in model.named_modules() if name}
+    modules[''] = (count_params(model), counter.macs[''])
+    return Complexity(
+        params=modules[''][0],
+        macs=counter.macs[''],
+        modules=modules,
+        sampling_macs=counter.sampling,
+        uncounted=sorted(f'{what} ({n}x)' for what, n in counter.unknown.items()),
+    )
+
+
+def _matrix_vector(matrix: Tensor) -> int:
+    return matrix.numel()
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> int:
+    """Fused attention on (batch, heads, length, width): scores and weighted values."""
+    batch, heads, queries, width = query.shape
+    return int(batch * heads * queries * key.shape[-2] * (width + value.shape[-1]))
+
+
+#: Products that torch's own table misses.
+_EXTRA: dict[Any, Callable[..., int]] = {
+    aten.mv: lambda matrix, *_, **__: _matrix_vector(matrix),
+    aten.addmv: lambda _bias, matrix, *_, **__: _matrix_vector(matrix),
+    aten.dot: lambda a, *_, **__: _matrix_vector(a),
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: _attention(q, k, v),
+}
+
+_BILINEAR = 0
+_SAMPLING = {aten.grid_sampler_2d, aten._grid_sampler_2d_cpu_fallback, aten.cudnn_grid_sampler}
+
+#: What a wrapper round a compiled kernel does besides calling it.
+_PLUMBING = ('empty', 'zeros', 'new_', 'view', 'alias', 'detach', 'clone', 'copy_', 'as_strided')
+
+#: Parts of operator names that do multiply-accumulates of a kind nobody here counts.
+_HEAVY = (
+    'fft',
+    'linalg_',
+    'cdist',
+    'lstm',
+    'gru',
+    'rnn',
+    'grid_sampler_3d',
+    'trilinear',
+    'multi_head',
+    'encoder_layer',
+)
+
+
+def _deformable(value: Tensor, _shapes: Any, _starts: Any, locations: Tensor, *_: Any) -> int:
+    """value (B, keys, heads, width); locations (B, queries, heads, levels, points, 2)."""
+    return SAMPLE_MACS * (locations.numel() // 2) * value.shape[-1]
+
+
+#: autograd Functions that run a compiled kernel the dispatcher never sees: class name -> sampling MACs.
+_KERNELS: dict[str, Callable[..., int]] = {'MultiScaleDeformableAttnFunction': _deformable}
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up what passes the dispatcher, under the names of the modules that are running."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack: list[str] = ['']
+        self.macs: Counter[str] = Counter()
+        self.sampling = 0
+        self.seen = 0
+        self.unknown: Counter[str] = Counter()
+
+    def add(self, macs: int) -> None:
+        """Books MACs on every running module, once each even where a module runs inside itself."""
+        for name in set(self.stack):
+            self.macs[name] += macs
+
+    def note(self, what: str) -> None:
+        self.unknown[f'{what} in {self.stack[-1]}' if self.stack[-1] else what] += 1
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        packet = getattr(func, 'overloadpacket', func)
+        known = packet in flop_registry or packet in _EXTRA or packet in _SAMPLING
+        if not known and hasattr(func, 'decompose'):
+            # Under inference mode composite operators (linear, matmul, conv2d) arrive whole: look inside.
+            with self:
+                inside = func.decompose(*args, **kwargs)
+            if inside is not NotImplemented:
+                return inside
+        out = func(*args, **kwargs)
+        self.seen += not any(part in func.__name__ for part in _PLUMBING)
+        if packet in _EXTRA:
+            self.add(_EXTRA[packet](*args, **kwargs))
+        elif packet in flop_registry:
+            self.add(int(flop_registry[packet](*args, **kwargs, out_val=out)) // 2)
+        elif packet in _SAMPLING:
+            bilinear = len(args) < 3 or args[2] == _BILINEAR
+            self.sampling += SAMPLE_MACS * out.numel() if bilinear else 0
+        elif func.namespace not in ('aten', 'prim', 'prims', 'profiler') or _is_heavy(func):
+            self.note(str(packet))
+        return out
+
+
+def _is_heavy(func: Any) -> bool:
+    name = func.__name__.split('.')[0]
+    return any(part in name for part in _HEAVY)
+
+
+@contextmanager
+def _names_of(model: nn.Module, counter: _Counter) -> Iterator[None]:
+    """Keeps ``counter.stack`` at the names of the modules that are running."""
+
+    def enter(name: str) -> Callable[..., None]:
+        return lambda *_: counter.stack.append(name)
+
+    def leave(*_: Any) -> None:
+        counter.stack.pop()
+
+    handles = []
+    for name, module in model.named_modules():
+        if name:
+            handles.append(module.register_forward_pre_hook(enter(name)))
+            handles.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _opaque_functions(counter: _Counter) -> Iterator[None]:
+    """Watches custom autograd Functions: compiled kernels inside them do not pass the dispatcher."""
+    original = Function.__dict__['apply']
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        before = counter.seen, counter.macs[''], counter.sampling
+        out = original.__get__(None, cls)(*args, **kwargs)
+        if cls.__name__ in _KERNELS and before[2] == counter.sampling:
+            counter.sampling += _KERNELS[cls.__name__](*args)
+        elif before == (counter.seen, counter.macs[''], counter.sampling) and _any_tensor(out):
+            counter.note(f'autograd function {cls.__name__}')
+        return out
+
+    Function.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        Function.apply = original  # type: ignore[method-assign]
+
+
+def _any_tensor(out: Any) -> bool:
+    return any(isinstance(o, Tensor) for o in (out if isinstance(out, (tuple, list)) else (out,)))
+
+
+def human(number: float, unit: str = '') -> str:
+    """A number with three significant digits and a decimal prefix: 39_865_999 -> '39.9 M'."""
+    if not math.isfinite(number) or abs(number) < 1000:
+        return f'{number:.4g} {unit}'.rstrip()
+    for prefix in ('k', 'M', 'G', 'T'):
+        number /= 1000
+        if abs(number) < 999.5 or prefix == 'T':
+            break
+    return f'{number:.3g} {prefix}{unit}'

@@ -1,0 +1,62 @@
+"""What one forward of a model looks like: the run that counting, timing and tracing repeat.
+
+A model class states it once, beside the class::
+
+    @declares_example(MyDetector)
+    def my_example(model, cfg, small):
+        frames = ...
+        return Example(run=lambda m: m(frames), label='3 x 384 x 640, batch 1')
+
+A model without a declared example is run on the first batch of its config's test, validation or training
+loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Example:
+    """One forward of a model.
+
+    Attributes:
+        run: ``run(model)`` does it and returns what the model returns. It does not touch the model's mode,
+            works for the dense and the slim network alike, and does the same work each time (state from
+            earlier frames is set up inside).
+        label: the sizes that the work depends on, for the report.
+    """
+
+    run: Callable[[nn.Module], Any]
+    label: str
+
+
+Declaration = Callable[[nn.Module, Any, bool], Example]
+
+_DECLARED: dict[type[nn.Module], Declaration] = {}
+
+
+def declares_example(cls: type[nn.Module]) -> Callable[[Declaration], Declaration]:
+    """Registers ``declare(model, cfg, small) -> Example`` for a model class and its subclasses.
+
+    ``cfg`` is the config that the model was built from, or None; ``small`` asks for small sizes that still
+    pass through every module (a self-check), otherwise the sizes are those that the report is to name.
+    """
+
+    def register(declare: Declaration) -> Declaration:
+        _DECLARED[cls] = declare
+        return declare
+
+    return register
+
+
+def find_example(model: nn.Module, cfg: Any = None, small: bool = False) -> Example | None:
+    """The example that the model's class, or the nearest of its bases, declares; None when none does."""
+    for cls in type(model).__mro__:
+        if cls in _DECLARED:
+            return _DECLARED[cls](model, cfg, small)
+    return None

@@ -1,0 +1,149 @@
+"""How long a forward takes: medians over repetitions, with the device and the threads they hold for."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Wall-clock time of one call.
+
+    Attributes:
+        median_ms: median over the repetitions, in milliseconds.
+        min_ms, max_ms: the fastest and the slowest repetition.
+        repeats: number of timed calls; ``warmup`` calls before them were not timed.
+        threads: torch's intra-op threads on the CPU.
+        device: 'cpu' with the processor's name, or the GPU's name.
+        modules: dotted module name -> median milliseconds per run; only :func:`measure_modules` fills it.
+    """
+
+    median_ms: float
+    min_ms: float
+    max_ms: float
+    repeats: int
+    warmup: int
+    threads: int
+    device: str
+    modules: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f'{self.median_ms:.1f} ms (median of {self.repeats}, {self.where})'
+
+    @property
+    def where(self) -> str:
+        """The device and, on a CPU, the number of threads."""
+        threads = f', {self.threads} thread{"s" if self.threads != 1 else ""}' if 'cpu' in self.device else ''
+        return f'{self.device}{threads}'
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(
+    run: Callable[[], Any], repeats: int = 5, warmup: int = 1, device: str | torch.device = 'cpu'
+) -> Latency:
+    """Times ``run()`` without gradients.
+
+    Args:
+        run: one call of what is to be measured; waiting for the device is done here.
+        repeats: number of timed calls, at least 1.
+        warmup: number of calls before them that are not timed.
+        device: where ``run`` computes; a CUDA device is synchronised around every call.
+
+    Raises:
+        ValueError: for ``repeats`` below 1 or a negative ``warmup``.
+    """
+    if repeats < 1 or warmup < 0:
+        raise ValueError(f'repeats must be at least 1 and warmup at least 0, got {repeats} and {warmup}')
+    device = torch.device(device)
+    times = []
+    with torch.no_grad():
+        for i in range(warmup + repeats):
+            start = _now(device)
+            run()
+            if i >= warmup:
+                times.append((_now(device) - start) * 1000)
+    return Latency(
+        median_ms=statistics.median(times),
+        min_ms=min(times),
+        max_ms=max(times),
+        repeats=repeats,
+        warmup=warmup,
+        threads=torch.get_num_threads(),
+        device=device_name(device),
+    )
+
+
+def measure_modules(
+    model: nn.Module,
+    run: Callable[[nn.Module], Any],
+    names: Iterable[str],
+    repeats: int = 5,
+    warmup: int = 1,
+) -> Latency:
+    """Times ``run(model)`` and the named modules inside it.
+
+    A module that runs several times is summed over its calls; one that is not called has 0 ms.
+
+    Raises:
+        ValueError: when a name is not a module of the model.
+    """
+    modules = dict(model.named_modules())
+    names = list(names)
+    missing = [name for name in names if name not in modules]
+    if missing:
+        raise ValueError(f'no module named {missing[0]!r} in {type(model).__name__}')
+    device = next((p.device for p in model.parameters()), torch.device('cpu'))
+    spent: dict[str, list[float]] = {name: [] for name in names}
+    started: list[float] = []
+    handles = []
+
+    def begin(*_: Any) -> None:
+        started.append(_now(device))
+
+    def end(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            spent[name][-1] += (_now(device) - started.pop()) * 1000
+
+        return hook
+
+    for name in names:
+        handles.append(modules[name].register_forward_pre_hook(begin))
+        handles.append(modules[name].register_forward_hook(end(name), always_call=True))
+
+    def once() -> None:
+        for times in spent.values():
+            times.append(0.0)
+        run(model)
+
+    try:
+        total = measure(once, repeats, warmup, device)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Latency(
+        **{**total.to_dict(), 'modules': {n: statistics.median(t[warmup:]) for n, t in spent.items()}}
+    )
+
+
+def device_name(device: str | torch.device) -> str:
+    """The processor or GPU behind a torch device, for people."""
+    device = torch.device(device)
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    return f'{device.type} {platform.processor() or platform.machine()}'.strip()
+
+
+def _now(device: torch.device) -> float:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

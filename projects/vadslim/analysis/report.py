@@ -1,0 +1,205 @@
+"""The report of one slimming: plain data, written as JSON, printed as tables.
+
+Collecting (``complexity``, ``latency``) and printing know nothing of each other; this is what lies between.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vadslim.analysis.complexity import Complexity, human
+from vadslim.analysis.latency import Latency
+
+
+@dataclass(frozen=True)
+class Network:
+    """What one network weighs and costs; None is 'not measured'.
+
+    Attributes:
+        params: number of parameters.
+        complexity: counted operations of one forward.
+        latency: time of one forward.
+        file_bytes: size of its checkpoint file.
+    """
+
+    params: int
+    complexity: Complexity | None = None
+    latency: Latency | None = None
+    file_bytes: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        counted = self.complexity
+        return {
+            'params': self.params,
+            'macs': counted.macs if counted else None,
+            'sampling_macs': counted.sampling_macs if counted else None,
+            'uncounted': counted.uncounted if counted else None,
+            'latency': self.latency.to_dict() if self.latency else None,
+            'file_bytes': self.file_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One Group: how many of its units stay, and why none went if none did."""
+
+    name: str
+    kind: str
+    num_units: int
+    kept: int
+    reason: str = ''
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is said about one slimming.
+
+    Attributes:
+        settings: what was asked for (config, checkpoint, ratio, importance, ...), JSON values only.
+        example: the sizes that MACs and latency hold for; '' when nothing was run.
+        dense, slim: the networks before and after.
+        groups: one row per Group.
+        seconds: stage -> wall-clock seconds ('plan', 'slim', 'write', ...).
+        notes: one-line remarks (optimizer moments dropped, ...).
+    """
+
+    settings: Mapping[str, Any]
+    example: str
+    dense: Network
+    slim: Network
+    groups: list[GroupRow]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; ``modules`` has the params and MACs, before and after, of what both networks have."""
+        return {
+            'format': 1,
+            'settings': dict(self.settings),
+            'example': self.example,
+            'dense': self.dense.to_dict(),
+            'slim': self.slim.to_dict(),
+            'modules': {
+                name: {'params': [p0, p1], 'macs': [m0, m1]}
+                for name, (p0, m0), (p1, m1) in paired_modules(self.dense, self.slim)
+            },
+            'groups': [asdict(row) for row in self.groups],
+            'seconds': dict(self.seconds),
+            'notes': list(self.notes),
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1) + '\n'
+
+
+def paired_modules(dense: Network, slim: Network) -> Iterator[tuple[str, tuple[int, int], tuple[int, int]]]:
+    """(name, dense (params, MACs), slim (params, MACs)) of each module of both, in the dense one's order."""
+    if dense.complexity is None or slim.complexity is None:
+        return
+    for name, before in dense.complexity.modules.items():
+        if name in slim.complexity.modules:
+            yield name, before, slim.complexity.modules[name]
+
+
+def print_report(report: Report, console: Console, every_group: bool = False) -> None:
+    """Prints the tables of a report.
+
+    Args:
+        report: the data.
+        console: where to.
+        every_group: one line per Group rather than one per kind and per reason.
+    """
+    console.print(before_after(report))
+    modules = module_table(report)
+    if modules.row_count:
+        console.print(modules)
+    print_groups(report.groups, console, every_group)
+    for note in report.notes:
+        console.print(note, markup=False, highlight=False)
+
+
+def before_after(report: Report) -> Table:
+    """Parameters, MACs, latency and file size of both networks, and what is left of each in per cent."""
+    dense, slim = report.dense, report.slim
+    table = Table(title='Before and after', title_justify='left', caption_justify='left')
+    for column in ('', 'dense', 'slim', 'left'):
+        table.add_column(column, justify='left' if not column else 'right', no_wrap=True)
+
+    def row(
+        name: str, before: float | None, after: float | None, unit: str = '', exact: bool = False
+    ) -> None:
+        if before is None or after is None:
+            return
+        shown = [f'{n:,}' if exact else human(n, unit) for n in (before, after)]
+        table.add_row(name, *shown, f'{after / before:.1%}' if before else '-')
+
+    row('parameters', dense.params, slim.params, exact=True)
+    if dense.complexity and slim.complexity:
+        row('MACs', dense.complexity.macs, slim.complexity.macs)
+        if dense.complexity.sampling_macs:
+            row('+ bilinear sampling', dense.complexity.sampling_macs, slim.complexity.sampling_macs)
+    if dense.latency and slim.latency:
+        row('latency (ms)', round(dense.latency.median_ms, 2), round(slim.latency.median_ms, 2), exact=True)
+    row('checkpoint file', dense.file_bytes, slim.file_bytes, 'B')
+    table.caption = '\n'.join(_conditions(report)) or None
+    return table
+
+
+def _conditions(report: Report) -> Iterator[str]:
+    if report.example:
+        yield f'one forward of {report.example}'
+    if report.slim.latency:
+        latency = report.slim.latency
+        yield f'latency: median of {latency.repeats} on {latency.where}'
+    if report.dense.complexity and report.dense.complexity.uncounted:
+        yield f'not counted: {", ".join(report.dense.complexity.uncounted)}'
+
+
+def module_table(report: Report, depth: int = 2) -> Table:
+    """Parameters and MACs of the modules down to a depth that changed."""
+    table = Table(title='Where they went', title_justify='left')
+    table.add_column('module')
+    for column in ('params', 'slim', 'MACs', 'slim'):
+        table.add_column(column, justify='right', no_wrap=True)
+    for name, before, after in paired_modules(report.dense, report.slim):
+        if name and name.count('.') < depth and before != after:
+            table.add_row(name, human(before[0]), human(after[0]), human(before[1]), human(after[1]))
+    return table
+
+
+def print_groups(rows: Iterable[GroupRow], console: Console, every_group: bool = False) -> None:
+    """Prints what happens to the Groups, and every one that stays whole with its reason."""
+    rows = list(rows)
+    cut = [row for row in rows if row.kept < row.num_units]
+    table = Table(title=f'Groups: {len(cut)} of {len(rows)} lose units', title_justify='left')
+    table.add_column('Group' if every_group else 'kind')
+    for column in ('kind', 'kept', 'of') if every_group else ('Groups', 'kept', 'of'):
+        table.add_column(column, justify='right', no_wrap=True)
+    if every_group:
+        for row in cut:
+            table.add_row(row.name, row.kind, str(row.kept), str(row.num_units))
+    else:
+        for kind, of_kind in _by(cut, 'kind').items():
+            kept, total = sum(r.kept for r in of_kind), sum(r.num_units for r in of_kind)
+            table.add_row(kind, str(len(of_kind)), str(kept), str(total))
+    console.print(table)
+    for reason, whole in _by([row for row in rows if row.kept == row.num_units], 'reason').items():
+        names = [row.name for row in whole]
+        shown = names if every_group else names[:3]
+        more = f' and {len(names) - len(shown)} more' if len(names) > len(shown) else ''
+        line = f'{len(names)} kept whole, {reason or "nothing to remove"}: {", ".join(shown)}{more}'
+        console.print(line, markup=False, highlight=False)
+
+
+def _by(rows: Iterable[GroupRow], attribute: str) -> dict[str, list[GroupRow]]:
+    grouped: dict[str, list[GroupRow]] = defaultdict(list)
+    for row in rows:
+        grouped[getattr(row, attribute)].append(row)
+    return dict(grouped)

@@ -1,0 +1,69 @@
+"""The report: JSON carries the numbers, the tables show them."""
+
+import io
+import json
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from vadslim.analysis.complexity import count
+from vadslim.analysis.latency import measure
+from vadslim.analysis.report import GroupRow, Network, Report, print_report
+
+
+def network(width, file_bytes=None):
+    model = nn.Sequential(nn.Linear(10, width), nn.ReLU(), nn.Linear(width, 2))
+    counted = count(model, lambda m: m(torch.zeros(3, 10)))
+    latency = measure(lambda: model(torch.zeros(3, 10)), repeats=2)
+    return Network(counted.params, counted, latency, file_bytes)
+
+
+def report():
+    rows = [
+        GroupRow('0', 'neuron', 40, 20),
+        GroupRow('a', 'head', 8, 8, 'frozen: stage 1'),
+        GroupRow('b', 'head', 8, 8, 'frozen: stage 1'),
+        GroupRow('c', 'neuron', 4, 4),
+    ]
+    settings = {'config': 'c.py', 'ratio': 0.5}
+    return Report(settings, '3 rows', network(40, 4000), network(20, 2100), rows, {'slim': 1.5}, ['a [note]'])
+
+
+def shown(every_group):
+    stream = io.StringIO()
+    print_report(report(), Console(file=stream, width=120), every_group)
+    return stream.getvalue()
+
+
+def test_json_has_the_counts_of_both_networks():
+    data = json.loads(report().to_json())
+    assert data['dense']['params'] == 40 * 11 + 2 * 41 and data['slim']['params'] == 20 * 11 + 2 * 21
+    assert (data['dense']['macs'], data['slim']['macs']) == (3 * 40 * 12, 3 * 20 * 12)
+    assert data['modules']['0'] == {'params': [440, 220], 'macs': [1200, 600]}
+    assert data['groups'][1]['reason'] == 'frozen: stage 1'
+    assert data['dense']['latency']['threads'] == torch.get_num_threads()
+    assert data['slim']['file_bytes'] == 2100 and data['settings']['ratio'] == 0.5
+
+
+def test_the_table_shows_numbers_sizes_and_reasons():
+    text = shown(every_group=False)
+    assert '522' in text and '262' in text and '50.2%' in text  # parameters
+    assert '1.44 k' in text and '720' in text  # MACs
+    assert 'one forward of 3 rows' in text and 'median of 2 on' in text
+    assert '2 kept whole, frozen: stage 1: a, b' in text
+    assert '1 kept whole, nothing to remove: c' in text
+    assert 'a [note]' in text
+
+
+def test_every_group_on_request():
+    assert any('neuron' in line and '20' in line and '0' in line for line in shown(True).splitlines())
+    assert 'Groups: 1 of 4 lose units' in shown(True)
+
+
+def test_what_was_not_measured_is_absent():
+    bare = Report({}, '', Network(10), Network(5), [])
+    stream = io.StringIO()
+    print_report(bare, Console(file=stream, width=120))
+    assert '50.0%' in stream.getvalue() and 'MACs' not in stream.getvalue()
+    assert bare.to_dict()['dense']['macs'] is None and bare.to_dict()['modules'] == {}

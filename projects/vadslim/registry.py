@@ -2,8 +2,8 @@
 
 ``PRUNERS``, ``IMPORTANCES`` and ``ALLOCATIONS`` stand alone: MMEngine gives a scope room for one child per parent, so
 they cannot all hang under one of its roots. Their ``build`` accepts bare (``L1``) and prefixed (``vadslim.L1``) names
-under any default scope. ``HOOKS``, ``MODELS``, ``DATASETS`` and ``METRICS`` are children of MMEngine's own, written
-``vadslim.X`` in configs.
+under any default scope. ``HOOKS``, ``MODELS``, ``PARAM_SCHEDULERS``, ``DATASETS`` and ``METRICS`` are children of
+MMEngine's own, written ``vadslim.X`` in configs.
 """
 
 from typing import Any
@@ -30,3 +30,8 @@ ALLOCATIONS = StandaloneRegistry('allocation', scope=SCOPE, locations=['vadslim.
 
 HOOKS = Registry('hook', parent=root.HOOKS, scope=SCOPE, locations=['vadslim.hooks'])
 MODELS = Registry('model', parent=root.MODELS, scope=SCOPE, locations=['vadslim.hooks'])
+PARAM_SCHEDULERS = Registry(
+    'parameter scheduler', parent=root.PARAM_SCHEDULERS, scope=SCOPE, locations=['vadslim.hooks']
+)
+DATASETS = Registry('dataset', parent=root.DATASETS, scope=SCOPE)
+METRICS = Registry('metric', parent=root.METRICS, scope=SCOPE)

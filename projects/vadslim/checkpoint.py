@@ -12,7 +12,6 @@ A file never runs code here. Three things make that true:
 
 import contextlib
 import difflib
-import io
 import math
 import os
 import pickle
@@ -20,7 +19,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -78,7 +77,7 @@ class _History(_StandIn):
         self.value = HistoryBuffer(log, count, max_length=max(int(state['max_length']), len(log)))
 
 
-def _array(data: Any, dtype: _Dtype, shape: tuple, order: str = 'C') -> np.ndarray:
+def _array(data: Any, dtype: _Dtype, shape: tuple, order: Literal['C', 'F'] = 'C') -> np.ndarray:
     """Build an array, its own memory, from bytes (or from a list for an object array)."""
     if not isinstance(dtype, _Dtype) or not all(type(size) is int and size >= 0 for size in shape):
         raise pickle.UnpicklingError('numpy array without a plain dtype and shape')
@@ -89,13 +88,13 @@ def _array(data: Any, dtype: _Dtype, shape: tuple, order: str = 'C') -> np.ndarr
         array = np.empty(size, dtype.value)
         for i, item in enumerate(data):
             array[i] = _plain(item)
-        return array.reshape(shape, order=order)  # type: ignore[call-overload]
+        return array.reshape(shape, order=order)
     if len(data) != size * dtype.value.itemsize:
         raise pickle.UnpicklingError('numpy array whose size is not that of its data')
-    return np.ndarray(shape, dtype.value, buffer=bytes(data), order=order).copy(order='K')  # type: ignore[call-overload]
+    return np.ndarray(shape, dtype.value, buffer=bytes(data), order=order).copy(order='K')
 
 
-def _scalar(dtype: _Dtype, data: bytes) -> np.generic:
+def _scalar(dtype: _Dtype, data: bytes) -> Any:
     return _array(data, dtype, (1,))[0]
 
 
@@ -344,7 +343,7 @@ def save_checkpoint(checkpoint: Any, path: StrPath) -> None:
     with _write_errors(path), atomic_write(path, 'wb') as file:
         sink = _Sink(file)
         try:
-            torch.save(checkpoint, sink)
+            torch.save(checkpoint, cast(IO[bytes], sink))
         except RuntimeError:
             if sink.error is None:
                 raise
@@ -361,15 +360,12 @@ def dump_info(info: Any, path: StrPath) -> None:
         pickle.dump(info, file, protocol=4)
 
 
-class _Sink(io.RawIOBase):
-    """A writable stream that remembers the error that stopped it."""
+class _Sink:
+    """A file for ``torch.save`` that remembers the error that stopped it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.error: BaseException | None = None
-
-    def writable(self) -> bool:
-        return True
 
     def write(self, data: Any) -> int:
         try:

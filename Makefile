@@ -1,0 +1,30 @@
+# make demo   the whole path on synthetic data: train, slim, fine-tune, evaluate
+# make test   all tests; one file or test: make test ARGS="tests/test_layers.py -k arrows"
+# make lint   ruff and mypy
+# make env    the shared step: .venv with the pinned packages; run again, it does nothing
+# make clean  remove caches and the demo's output; .venv stays
+
+.PHONY: demo test lint env clean
+.DEFAULT_GOAL := test
+
+PY := .venv/bin/python
+ARGS ?=
+
+env:
+	@tools/env.sh
+
+demo: env
+	$(PY) tools/demo.py $(ARGS)
+
+# One thread per process: two cores run more tests than they run threads.
+test: env
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+
+lint: env
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+clean:
+	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist projects/*.egg-info demo_output
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

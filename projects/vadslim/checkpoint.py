@@ -374,6 +374,9 @@ class _Sink:
             self.error = error
             raise
 
+    def flush(self) -> None:
+        self.file.flush()
+
 
 @contextlib.contextmanager
 def _write_errors(path: StrPath) -> Iterator[None]:

@@ -1,0 +1,193 @@
+"""Multi-head attention that may be narrower inside than outside, and the heads of the stock one as Groups."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .group import Attr, Group, Slice, blocks, declares_groups
+
+
+class SlimMultiheadAttention(nn.MultiheadAttention):
+    """``nn.MultiheadAttention`` with heads * head_dim != embed_dim.
+
+    Parameter names, arguments and results are the stock module's. Widths come from the tensors: with
+    ``out_proj.weight`` of shape (E, V), every head has V / num_heads value dimensions, and an equal share of
+    the query and key rows, whose number gives the softmax scale. Made by ``slim_attention`` from a stock
+    module, never from scratch. PyTorch's fused inference path, which assumes the stock shape, is off.
+    """
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise TypeError('SlimMultiheadAttention is made from a dense module by vadslim.pruning.resize')
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Shapes as in ``nn.MultiheadAttention.forward``; a 3-D ``attn_mask`` counts the kept heads."""
+        batched = query.dim() == 3
+        if not batched:
+            query, key, value = (x.unsqueeze(0) for x in (query, key, value))
+            key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+        elif not self.batch_first:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        batch, length = query.shape[:2]
+
+        q, k, v = self._project(query, key, value)
+        if self.bias_k is not None and self.bias_v is not None:
+            k = torch.cat([k, self.bias_k.expand(batch, -1, -1)], 1)
+            v = torch.cat([v, self.bias_v.expand(batch, -1, -1)], 1)
+        if self.add_zero_attn:
+            k, v = (functional.pad(x, (0, 0, 0, 1)) for x in (k, v))
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+
+        mask = self._mask(attn_mask, key_padding_mask, q, key.shape[1], k.shape[2], is_causal)
+        dropout = self.dropout if self.training else 0.0
+        weights = None
+        if need_weights:
+            logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+            weights = (logits if mask is None else logits + mask).softmax(-1)
+            weights = functional.dropout(weights, dropout, self.training)
+            heads = weights @ v
+        else:
+            heads = functional.scaled_dot_product_attention(q, k, v, mask, dropout)
+        output = self.out_proj(heads.transpose(1, 2).reshape(batch, length, -1))
+
+        if weights is not None and average_attn_weights:
+            weights = weights.mean(1)
+        if not batched:
+            return output.squeeze(0), None if weights is None else weights.squeeze(0)
+        return output if self.batch_first else output.transpose(0, 1), weights
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(batch, length, query / key / value rows) each."""
+        width = self.out_proj.weight.shape[1]
+        if self.in_proj_weight is not None:
+            rows = (self.in_proj_weight.shape[0] - width) // 2
+            weights = self.in_proj_weight.split((rows, rows, width))
+        else:
+            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+            rows = self.q_proj_weight.shape[0]
+        biases: tuple[Tensor | None, ...] = (None, None, None)
+        if self.in_proj_bias is not None:
+            biases = self.in_proj_bias.split((rows, rows, width))
+        q, k, v = (
+            functional.linear(x, weight, bias)
+            for x, weight, bias in zip((query, key, value), weights, biases)
+        )
+        return q, k, v
+
+    def _mask(
+        self,
+        attn_mask: Tensor | None,
+        key_padding_mask: Tensor | None,
+        q: Tensor,
+        keys: int,
+        all_keys: int,
+        is_causal: bool,
+    ) -> Tensor | None:
+        """What is added to the logits, broadcastable to (batch, heads, queries, all keys), or None.
+
+        ``keys`` counts the caller's keys; bias_k and the zero key come after them and are never masked.
+        """
+        if is_causal and attn_mask is None:
+            raise RuntimeError('is_causal is a hint about attn_mask and needs one')
+        total: Tensor | None = None
+        if attn_mask is not None:
+            attn_mask = _additive(attn_mask, q)
+            if attn_mask.dim() == 3:
+                attn_mask = attn_mask.unflatten(0, (q.shape[0], self.num_heads))
+            total = attn_mask
+        if key_padding_mask is not None:
+            padding = _additive(key_padding_mask, q)[:, None, None]
+            total = padding if total is None else total + padding
+        if total is not None and all_keys > keys:
+            total = functional.pad(total, (0, all_keys - keys))
+        return total
+
+
+def _additive(mask: Tensor, like: Tensor) -> Tensor:
+    """A boolean mask (True: not allowed) as 0 / -inf; a float mask as it is."""
+    if mask.dtype != torch.bool:
+        return mask.to(like.dtype)
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, float('-inf'))
+
+
+def slim_attention(module: nn.MultiheadAttention) -> None:
+    """Make a module whose tensors were cut hold their shape: numbers from the tensors, class swapped if need
+    be.
+
+    ``num_heads`` must be the new one already. Hooks, mode and parameters stay.
+    """
+    width = module.out_proj.weight.shape[1]
+    packed = module.in_proj_weight
+    rows = (packed.shape[0] - width) // 2 if packed is not None else module.q_proj_weight.shape[0]
+    weights = (
+        (packed,) * 3
+        if packed is not None
+        else (
+            module.q_proj_weight,
+            module.k_proj_weight,
+            module.v_proj_weight,
+        )
+    )
+    embed_dim = weights[0].shape[1]
+    if width % module.num_heads or rows % module.num_heads:
+        raise ValueError(f'{module.num_heads} heads cannot share {rows} query and {width} value rows')
+    module.embed_dim, module.kdim, module.vdim = (int(weight.shape[1]) for weight in weights)
+    module.head_dim = rows // module.num_heads
+    if (rows, width, module.out_proj.weight.shape[0]) == (embed_dim,) * 3:
+        return
+    if type(module) not in (nn.MultiheadAttention, SlimMultiheadAttention):
+        raise ValueError(
+            f'{type(module).__name__}, a subclass of nn.MultiheadAttention, cannot be narrower inside'
+        )
+    module.__class__ = SlimMultiheadAttention
+    module._qkv_same_embed_dim = False  # also keeps nn.TransformerEncoderLayer from its fused path
+
+
+@declares_groups(nn.MultiheadAttention)
+def attention_heads(module: nn.Module, prefix: str) -> list[Group]:
+    """Heads: their query, key and value rows, and their columns of the output projection."""
+    assert isinstance(module, nn.MultiheadAttention)
+    heads, value_width = module.num_heads, module.out_proj.weight.shape[1]
+    slices = [Slice('out_proj.weight', 1, blocks(heads, value_width // heads))]
+    if module.in_proj_weight is not None:
+        rows = (module.in_proj_weight.shape[0] - value_width) // 2
+        slices.append(Slice('in_proj_weight', 0, _packed(heads, rows, value_width)))
+    else:
+        rows = module.q_proj_weight.shape[0]
+        slices += [
+            Slice(name, 0, blocks(heads, width // heads))
+            for name, width in (
+                ('q_proj_weight', rows),
+                ('k_proj_weight', rows),
+                ('v_proj_weight', value_width),
+            )
+        ]
+    if module.in_proj_bias is not None:
+        slices.append(Slice('in_proj_bias', 0, _packed(heads, rows, value_width)))
+    if module.bias_k is not None:
+        slices.append(Slice('bias_k', 2, blocks(heads, rows // heads)))
+        slices.append(Slice('bias_v', 2, blocks(heads, value_width // heads)))
+    protected = ''
+    if type(module) not in (nn.MultiheadAttention, SlimMultiheadAttention):
+        protected = f'{type(module).__name__} is a subclass of nn.MultiheadAttention that declares no Groups'
+    group = Group('heads', 'head', heads, tuple(slices), (Attr('', 'num_heads'),), protected=protected)
+    return [group.prefixed(prefix)]
+
+
+def _packed(heads: int, rows: int, value_width: int) -> tuple[np.ndarray, ...]:
+    """Positions of every head in [query rows; key rows; value rows]."""
+    query_key = blocks(heads, rows // heads, (0, rows))
+    value = blocks(heads, value_width // heads, (2 * rows,))
+    return tuple(np.concatenate([one, other]) for one, other in zip(query_key, value))

@@ -1,0 +1,148 @@
+"""The meeting point: Groups of different sources that touch the same positions become one Group."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from .group import OPEN, Attr, Group, GroupError, Slice
+
+
+class DisjointSets:
+    """Union-find over the integers 0 .. n-1; the smallest member of a set stands for it."""
+
+    def __init__(self, size: int) -> None:
+        self.parent = list(range(size))
+
+    def find(self, item: int) -> int:
+        root = item
+        while self.parent[root] != root:
+            root = self.parent[root]
+        while self.parent[item] != root:
+            self.parent[item], item = root, self.parent[item]
+        return root
+
+    def union(self, one: int, other: int) -> None:
+        one, other = self.find(one), self.find(other)
+        self.parent[max(one, other)] = min(one, other)
+
+
+def merge_reasons(reasons: Sequence[str], closed: bool = False) -> str:
+    """Distinct reasons in one line; when the open side is declared, the reasons about it are left out."""
+    parts = dict.fromkeys(part for reason in reasons for part in reason.split('; ') if part)
+    return '; '.join(part for part in parts if not (closed and part.startswith(OPEN)))
+
+
+def join_groups(sources: Sequence[Sequence[Group]]) -> list[Group]:
+    """Join the Groups of different sources that touch the same position of the same (tensor, dim).
+
+    Units that touch a common position become one unit: a source that speaks of heads of 32 rows and one that
+    speaks of the rows give heads. Groups of one source are never joined by themselves, since one declaration
+    may cut the same tensor along two axes (heads x value dimensions). What cannot be joined is kept apart and
+    protected.
+
+    Args:
+        sources: One list per declaration, and one for everything traced; of joined Groups the first gives
+            name and kind.
+
+    Returns:
+        The Groups in the order of their first parts.
+    """
+    groups = [group for source in sources for group in source]
+    source_of = [number for number, source in enumerate(sources) for _ in source]
+    starts = np.concatenate([[0], np.cumsum([group.num_units for group in groups])]).astype(int)
+    units, together = DisjointSets(int(starts[-1])), DisjointSets(len(groups))
+
+    touching: dict[tuple[str, int], list[tuple[int, Slice]]] = defaultdict(list)
+    for number, group in enumerate(groups):
+        for part in group.slices:
+            touching[part.tensor, part.dim].append((number, part))
+    for parts in touching.values():
+        if len({source_of[number] for number, _ in parts}) < 2:
+            continue
+        owners: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for number, part in parts:
+            positions, unit_of = part.unit_of()
+            for position, unit in zip(positions.tolist(), unit_of.tolist()):
+                owners[position].append((number, unit))
+        for meeting in owners.values():
+            for one, unit in meeting[:-1]:
+                for other, other_unit in meeting[1:]:
+                    if source_of[one] != source_of[other]:
+                        together.union(one, other)
+                        units.union(int(starts[one]) + unit, int(starts[other]) + other_unit)
+
+    members: dict[int, list[int]] = defaultdict(list)
+    for number in range(len(groups)):
+        members[together.find(number)].append(number)
+    result = []
+    for numbers in members.values():
+        if len(numbers) == 1:
+            result.append(groups[numbers[0]])
+            continue
+        names = ', '.join(groups[number].name for number in numbers)
+        try:
+            result.append(_merge([groups[n] for n in numbers], [int(starts[n]) for n in numbers], units))
+        except GroupError as error:
+            reason = f'the Groups {names} share positions but do not fit together ({error})'
+            result += [
+                replace(groups[n], protected=merge_reasons([groups[n].protected, reason])) for n in numbers
+            ]
+    return result
+
+
+def _merge(groups: list[Group], starts: list[int], units: DisjointSets) -> Group:
+    """One Group whose units are the sets of units that were found to be one."""
+    roots = sorted(
+        {units.find(start + unit) for group, start in zip(groups, starts) for unit in range(group.num_units)}
+    )
+    number = {root: new for new, root in enumerate(roots)}
+    new_unit = [
+        [number[units.find(start + unit)] for unit in range(group.num_units)]
+        for group, start in zip(groups, starts)
+    ]
+    places: dict[tuple[str, int], list[set[int]]] = {}
+    masks: dict[tuple[str, int], float] = {}
+    for group, renumbered in zip(groups, new_unit):
+        for part in group.slices:
+            place = places.setdefault((part.tensor, part.dim), [set() for _ in roots])
+            masks[part.tensor, part.dim] = masks.get((part.tensor, part.dim), 0.0) or part.mask_value
+            for unit, positions in enumerate(part.index):
+                place[renumbered[unit]].update(positions.tolist())
+    slices = tuple(
+        Slice(tensor, dim, tuple(np.array(sorted(p), np.int64) for p in place), masks[tensor, dim])
+        for (tensor, dim), place in places.items()
+    )
+    attrs, min_units = _merge_numbers(groups, new_unit, len(roots))
+    reasons = [group.protected for group in groups]
+    return replace(
+        groups[0],
+        num_units=len(roots),
+        slices=slices,
+        attrs=attrs,
+        min_units=min_units,
+        protected=merge_reasons(reasons, closed=any(group.closes for group in groups)),
+    )
+
+
+def _merge_numbers(
+    groups: list[Group], new_unit: list[list[int]], count: int
+) -> tuple[tuple[Attr, ...], int]:
+    """Attributes and min_units of a merged Group; an attribute has to fall equally with every unit."""
+    falls: dict[tuple[str, str], np.ndarray] = {}
+    min_units = 1
+    for group, renumbered in zip(groups, new_unit):
+        held = np.bincount(renumbered, minlength=count)
+        min_units = max(min_units, -(-group.min_units // int(held.max())))
+        for attr in group.attrs:
+            fall = held * attr.per_unit
+            falls[attr.module, attr.name] = np.maximum(falls.get((attr.module, attr.name), 0), fall)
+    attrs = []
+    for (module, name), fall in falls.items():
+        if np.unique(fall).size != 1:
+            raise GroupError(f'{module}.{name} would fall by {fall.min()} to {fall.max()} per unit')
+        attrs.append(Attr(module, name, int(fall[0])))
+    return tuple(attrs), min(min_units, count)

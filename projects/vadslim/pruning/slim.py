@@ -1,0 +1,205 @@
+"""Slimming: from a dense model and a structure to the slim model, and the same for a state_dict."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .attention import slim_attention
+from .group import first_names, read_attr, tensors_of, write_attr
+from .structure import Structure, StructureError
+
+Follower = Callable[[Any], None]
+_FOLLOWERS: dict[type[nn.Module], Follower] = {}
+
+
+def follows_tensors(module_class: type[nn.Module]) -> Callable[[Follower], Follower]:
+    """Register a function that sets the width numbers of a module from its (already cut) tensors.
+
+    It is called on each module that lost positions or got a new attribute, and on its parent; the nearest
+    class in the MRO wins. Stock layers are registered here.
+    """
+
+    def register(follower: Follower) -> Follower:
+        _FOLLOWERS[module_class] = follower
+        return follower
+
+    return register
+
+
+def cut(tensor: torch.Tensor, dims: Mapping[int, list[int]]) -> torch.Tensor:
+    """The kept positions of a tensor: new memory, same dtype, device and memory format."""
+    result = tensor.detach()
+    for dim, kept in dims.items():
+        result = result.index_select(dim, torch.as_tensor(kept, dtype=torch.long, device=tensor.device))
+    if result.data_ptr() == tensor.data_ptr():
+        result = result.clone()
+    channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    if channels_last and not tensor.is_contiguous():
+        result = result.contiguous(memory_format=torch.channels_last)
+    return result
+
+
+def like(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """``value`` as a parameter or buffer, whichever ``tensor`` is, with its requires_grad and attributes."""
+    if not isinstance(tensor, nn.Parameter):
+        return value
+    result = nn.Parameter(value, requires_grad=tensor.requires_grad)
+    result.__dict__.update(tensor.__dict__)
+    return result
+
+
+def copy_with(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A deep copy in which some tensors (by first name) are replaced, wherever they are referred to."""
+    old = tensors_of(model)
+    memo: dict[int, Any] = {id(old[name]): like(old[name], value) for name, value in tensors.items()}
+    return copy.deepcopy(model, memo)
+
+
+def resize(model: nn.Module, structure: Structure) -> nn.Module:
+    """The slim copy of a dense model.
+
+    Every tensor of the result is new; ``model`` is untouched. Mode, requires_grad, tied parameters, devices,
+    dtypes and hooks are kept; gradients are not. Positions are taken from the tensors' values, so a trained
+    dense model gives a trained slim one, and a model with the weights still to come gives the right shapes.
+
+    Raises:
+        StructureError: The structure belongs to another architecture.
+    """
+    if structure.edits:
+        raise StructureError(f'edit {structure.edits[0].get("type")!r} is not known to this version')
+    _check_architecture(model, structure)
+    first, tensors = first_names(model), tensors_of(model)
+    new = {name: cut(tensors[name], dims) for name, dims in structure.tensors.items() if first[name] == name}
+    slim = copy_with(model, new)
+    for path, value in structure.attrs.items():
+        write_attr(slim, path, value)
+    _follow(slim, structure)
+    return slim
+
+
+def _check_architecture(model: nn.Module, structure: Structure) -> None:
+    first, tensors = first_names(model), tensors_of(model)
+    wrong = []
+    for name, shape in structure.shapes.items():
+        here = tuple(tensors[first[name]].shape) if name in first else None
+        if here != shape:
+            wrong.append(f'{name} is {here if here else "missing"}, the structure was made for {shape}')
+    for name, dims in structure.tensors.items():
+        if first.get(name, name) != name and structure.tensors.get(first[name]) != dims:
+            wrong.append(f'{name} is tied to {first[name]}, the structure cuts them differently')
+    if wrong:
+        more = f' (and {len(wrong) - 10} more)' if len(wrong) > 10 else ''
+        raise StructureError(
+            'the model is not the dense one of this structure: ' + '; '.join(wrong[:10]) + more
+        )
+    for path in structure.attrs:
+        try:
+            value = read_attr(model, path)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise StructureError(f'the model has no attribute {path}, which the structure sets') from None
+        if type(value) is not int:
+            raise StructureError(f'attribute {path} of the model is no integer, the structure sets one')
+
+
+def _follow(slim: nn.Module, structure: Structure) -> None:
+    """Set the numbers that follow from the tensors, children before parents."""
+    touched = {name.rpartition('.')[0] for name in structure.tensors}
+    for path in structure.attrs:
+        parts = path.split('.')
+        touched |= {'.'.join(parts[:count]) for count in (len(parts) - 1, len(parts) - 2) if count > 0}
+    touched |= {name.rpartition('.')[0] for name in touched}
+    for name, module in reversed(list(slim.named_modules())):
+        if name not in touched:
+            continue
+        follower = next((_FOLLOWERS[cls] for cls in type(module).__mro__ if cls in _FOLLOWERS), None)
+        try:
+            if follower is not None:
+                follower(module)
+        except ValueError as error:
+            raise StructureError(f'{name}: {error}') from None
+
+
+def slice_state_dict(state: Mapping[str, Any], structure: Structure) -> OrderedDict[str, Any]:
+    """The kept positions of a dense state_dict; entries that the structure does not name are passed on.
+
+    Raises:
+        StructureError: An entry has another shape than the structure was made for, or none of its tensors is
+            there.
+    """
+    if structure.tensors and not any(name in state for name in structure.tensors):
+        raise StructureError(
+            f'the state has none of the tensors of the structure, such as {next(iter(structure.tensors))}'
+        )
+    result: OrderedDict[str, Any] = OrderedDict()
+    done: dict[tuple[int, str], torch.Tensor] = {}
+    for name, value in state.items():
+        if name not in structure.tensors:
+            result[name] = value
+            continue
+        if tuple(value.shape) != structure.shapes[name]:
+            raise StructureError(
+                f'{name} is {tuple(value.shape)}, the structure was made for {structure.shapes[name]} '
+                f'and leaves {structure.slim_shape(name)}'
+            )
+        key = (value.data_ptr(), str(structure.tensors[name])) if value.numel() else (0, name)
+        if key not in done:
+            done[key] = cut(value, structure.tensors[name])
+        result[name] = done[key]
+    if hasattr(state, '_metadata'):
+        result._metadata = state._metadata  # type: ignore[attr-defined]
+    return result
+
+
+@follows_tensors(nn.Linear)
+def _linear(module: nn.Linear) -> None:
+    module.out_features, module.in_features = module.weight.shape
+
+
+@follows_tensors(nn.modules.conv._ConvNd)
+def _conv(module: nn.modules.conv._ConvNd) -> None:
+    outer, inner = module.weight.shape[0], module.weight.shape[1] * module.groups
+    module.out_channels, module.in_channels = (inner, outer) if module.transposed else (outer, inner)
+    if module.out_channels % module.groups or module.in_channels % module.groups:
+        raise ValueError(f'{module.in_channels} and {module.out_channels} channels in {module.groups} groups')
+
+
+@follows_tensors(nn.modules.batchnorm._NormBase)
+def _batch_or_instance_norm(module: nn.modules.batchnorm._NormBase) -> None:
+    tensor = module.weight if module.weight is not None else module.running_mean
+    if tensor is not None:
+        module.num_features = int(tensor.shape[0])
+
+
+@follows_tensors(nn.LayerNorm)
+def _layer_norm(module: nn.LayerNorm) -> None:
+    if module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
+
+
+@follows_tensors(nn.GroupNorm)
+def _group_norm(module: nn.GroupNorm) -> None:
+    if module.weight is not None:
+        module.num_channels = int(module.weight.shape[0])
+    if module.num_channels % module.num_groups:
+        raise ValueError(f'{module.num_channels} channels in {module.num_groups} groups')
+
+
+@follows_tensors(nn.Embedding)
+def _embedding(module: nn.Embedding) -> None:
+    module.num_embeddings, module.embedding_dim = module.weight.shape
+
+
+@follows_tensors(nn.PReLU)
+def _prelu(module: nn.PReLU) -> None:
+    module.num_parameters = module.weight.numel()
+
+
+@follows_tensors(nn.MultiheadAttention)
+def _attention(module: nn.MultiheadAttention) -> None:
+    slim_attention(module)

@@ -9,14 +9,14 @@ from torch import nn
 
 from vadslim.analysis.complexity import count
 from vadslim.analysis.latency import measure
-from vadslim.analysis.report import GroupRow, Network, Report, print_report
+from vadslim.analysis.report import GroupRow, Measured, Report, print_report
 
 
 def network(width, file_bytes=None):
     model = nn.Sequential(nn.Linear(10, width), nn.ReLU(), nn.Linear(width, 2))
     counted = count(model, lambda m: m(torch.zeros(3, 10)))
     latency = measure(lambda: model(torch.zeros(3, 10)), repeats=2)
-    return Network(counted.params, counted, latency, file_bytes)
+    return Measured(counted.params, counted, latency, file_bytes)
 
 
 def report():
@@ -38,12 +38,12 @@ def shown(every_group):
 
 def test_json_has_the_counts_of_both_networks():
     data = json.loads(report().to_json())
-    assert data['dense']['params'] == 40 * 11 + 2 * 41 and data['slim']['params'] == 20 * 11 + 2 * 21
-    assert (data['dense']['macs'], data['slim']['macs']) == (3 * 40 * 12, 3 * 20 * 12)
+    assert data['before']['params'] == 40 * 11 + 2 * 41 and data['after']['params'] == 20 * 11 + 2 * 21
+    assert (data['before']['macs'], data['after']['macs']) == (3 * 40 * 12, 3 * 20 * 12)
     assert data['modules']['0'] == {'params': [440, 220], 'macs': [1200, 600]}
     assert data['groups'][1]['reason'] == 'frozen: stage 1'
-    assert data['dense']['latency']['threads'] == torch.get_num_threads()
-    assert data['slim']['file_bytes'] == 2100 and data['settings']['ratio'] == 0.5
+    assert data['before']['latency']['threads'] == torch.get_num_threads()
+    assert data['after']['file_bytes'] == 2100 and data['settings']['ratio'] == 0.5
 
 
 def test_the_table_shows_numbers_sizes_and_reasons():
@@ -62,8 +62,8 @@ def test_every_group_on_request():
 
 
 def test_what_was_not_measured_is_absent():
-    bare = Report({}, '', Network(10), Network(5), [])
+    bare = Report({}, '', Measured(10), Measured(5), [])
     stream = io.StringIO()
     print_report(bare, Console(file=stream, width=120))
     assert '50.0%' in stream.getvalue() and 'MACs' not in stream.getvalue()
-    assert bare.to_dict()['dense']['macs'] is None and bare.to_dict()['modules'] == {}
+    assert bare.to_dict()['before']['macs'] is None and bare.to_dict()['modules'] == {}

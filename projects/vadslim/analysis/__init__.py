@@ -3,14 +3,14 @@
 from vadslim.analysis.complexity import Complexity, count, count_params
 from vadslim.analysis.example import Example, declares_example, find_example
 from vadslim.analysis.latency import Latency, measure, measure_modules
-from vadslim.analysis.report import GroupRow, Network, Report, print_report
+from vadslim.analysis.report import GroupRow, Measured, Report, print_report
 
 __all__ = [
     'Complexity',
     'Example',
     'GroupRow',
     'Latency',
-    'Network',
+    'Measured',
     'Report',
     'count',
     'count_params',

@@ -19,7 +19,7 @@ from vadslim.analysis.latency import Latency
 
 
 @dataclass(frozen=True)
-class Network:
+class Measured:
     """What one network weighs and costs; None is 'not measured'.
 
     Attributes:
@@ -64,7 +64,7 @@ class Report:
     Attributes:
         settings: what was asked for (config, checkpoint, ratio, importance, ...), JSON values only.
         example: the sizes that MACs and latency hold for; '' when nothing was run.
-        dense, slim: the networks before and after.
+        before, after: the networks.
         groups: one row per Group.
         seconds: stage -> wall-clock seconds ('plan', 'slim', 'write', ...).
         notes: one-line remarks (optimizer moments dropped, ...).
@@ -72,8 +72,8 @@ class Report:
 
     settings: Mapping[str, Any]
     example: str
-    dense: Network
-    slim: Network
+    before: Measured
+    after: Measured
     groups: list[GroupRow]
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -84,11 +84,11 @@ class Report:
             'format': 1,
             'settings': dict(self.settings),
             'example': self.example,
-            'dense': self.dense.to_dict(),
-            'slim': self.slim.to_dict(),
+            'before': self.before.to_dict(),
+            'after': self.after.to_dict(),
             'modules': {
                 name: {'params': [p0, p1], 'macs': [m0, m1]}
-                for name, (p0, m0), (p1, m1) in paired_modules(self.dense, self.slim)
+                for name, (p0, m0), (p1, m1) in paired_modules(self.before, self.after)
             },
             'groups': [asdict(row) for row in self.groups],
             'seconds': dict(self.seconds),
@@ -99,7 +99,7 @@ class Report:
         return json.dumps(self.to_dict(), indent=1) + '\n'
 
 
-def paired_modules(dense: Network, slim: Network) -> Iterator[tuple[str, tuple[int, int], tuple[int, int]]]:
+def paired_modules(dense: Measured, slim: Measured) -> Iterator[tuple[str, tuple[int, int], tuple[int, int]]]:
     """(name, dense (params, MACs), slim (params, MACs)) of each module of both, in the dense one's order."""
     if dense.complexity is None or slim.complexity is None:
         return
@@ -127,27 +127,25 @@ def print_report(report: Report, console: Console, every_group: bool = False) ->
 
 def before_after(report: Report) -> Table:
     """Parameters, MACs, latency and file size of both networks, and what is left of each in per cent."""
-    dense, slim = report.dense, report.slim
+    before, after = report.before, report.after
     table = Table(title='Before and after', title_justify='left', caption_justify='left')
-    for column in ('', 'dense', 'slim', 'left'):
+    for column in ('', 'before', 'after', 'left'):
         table.add_column(column, justify='left' if not column else 'right', no_wrap=True)
 
-    def row(
-        name: str, before: float | None, after: float | None, unit: str = '', exact: bool = False
-    ) -> None:
-        if before is None or after is None:
+    def row(name: str, old: float | None, new: float | None, unit: str = '', exact: bool = False) -> None:
+        if old is None or new is None:
             return
-        shown = [f'{n:,}' if exact else human(n, unit) for n in (before, after)]
-        table.add_row(name, *shown, f'{after / before:.1%}' if before else '-')
+        shown = [f'{n:,}' if exact else human(n, unit) for n in (old, new)]
+        table.add_row(name, *shown, f'{new / old:.1%}' if old else '-')
 
-    row('parameters', dense.params, slim.params, exact=True)
-    if dense.complexity and slim.complexity:
-        row('MACs', dense.complexity.macs, slim.complexity.macs)
-        if dense.complexity.sampling_macs:
-            row('+ bilinear sampling', dense.complexity.sampling_macs, slim.complexity.sampling_macs)
-    if dense.latency and slim.latency:
-        row('latency (ms)', round(dense.latency.median_ms, 2), round(slim.latency.median_ms, 2), exact=True)
-    row('checkpoint file', dense.file_bytes, slim.file_bytes, 'B')
+    row('parameters', before.params, after.params, exact=True)
+    if before.complexity and after.complexity:
+        row('MACs', before.complexity.macs, after.complexity.macs)
+        if before.complexity.sampling_macs:
+            row('+ bilinear sampling', before.complexity.sampling_macs, after.complexity.sampling_macs)
+    if before.latency and after.latency:
+        row('latency (ms)', round(before.latency.median_ms, 2), round(after.latency.median_ms, 2), exact=True)
+    row('checkpoint file', before.file_bytes, after.file_bytes, 'B')
     table.caption = '\n'.join(_conditions(report)) or None
     return table
 
@@ -155,20 +153,20 @@ def before_after(report: Report) -> Table:
 def _conditions(report: Report) -> Iterator[str]:
     if report.example:
         yield f'one forward of {report.example}'
-    if report.slim.latency:
-        latency = report.slim.latency
+    if report.after.latency:
+        latency = report.after.latency
         yield f'latency: median of {latency.repeats} on {latency.where}'
-    if report.dense.complexity and report.dense.complexity.uncounted:
-        yield f'not counted: {", ".join(report.dense.complexity.uncounted)}'
+    if report.before.complexity and report.before.complexity.uncounted:
+        yield f'not counted: {", ".join(report.before.complexity.uncounted)}'
 
 
 def module_table(report: Report, depth: int = 2) -> Table:
     """Parameters and MACs of the modules down to a depth that changed."""
     table = Table(title='Where they went', title_justify='left')
     table.add_column('module')
-    for column in ('params', 'slim', 'MACs', 'slim'):
+    for column in ('params', 'after', 'MACs', 'after'):
         table.add_column(column, justify='right', no_wrap=True)
-    for name, before, after in paired_modules(report.dense, report.slim):
+    for name, before, after in paired_modules(report.before, report.after):
         if name and name.count('.') < depth and before != after:
             table.add_row(name, human(before[0]), human(after[0]), human(before[1]), human(after[1]))
     return table

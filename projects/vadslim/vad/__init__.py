@@ -1,0 +1,16 @@
+"""VAD on MMEngine and MMDetection3D 1.x; importing it registers everything that its configs name."""
+
+from . import (  # noqa: F401
+    assigners,
+    bev_encoder,
+    coders,
+    decoders,
+    deformable_attention,
+    detector,
+    head,
+    losses,
+    map_losses,
+    planning_losses,
+    transformer,
+    transformer_layer,
+)

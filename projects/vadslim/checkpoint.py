@@ -16,6 +16,8 @@ import math
 import os
 import pickle
 import re
+import struct
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,6 +137,7 @@ _INFO_NAMES: dict[str, Any] = {
         f'builtins.{kind.__name__}': kind
         for kind in (list, dict, tuple, set, frozenset, bytearray, complex, slice, range)
     },
+    'builtins.xrange': range,  # protocol 2's name of it
     'collections.OrderedDict': OrderedDict,
     '_codecs.encode': _encode,
 }
@@ -174,13 +177,11 @@ def load_checkpoint(path: StrPath, map_location: Any = 'cpu') -> dict[str, Any]:
         CheckpointError: no such file; an empty, truncated or foreign one; a pickle that names more than data.
     """
     file = _existing_file(path)
-    with file.open('rb') as stream:
-        magic = stream.read(4)
     try:
         with _only(_CHECKPOINT_NAMES):
             checkpoint = _plain(torch.load(file, map_location=map_location, weights_only=True))
     except Exception as error:  # a damaged or forged pickle can raise anything
-        raise CheckpointError(f'{file}: {_why(error, magic)}') from error
+        raise CheckpointError(f'{file}: {_why(error, file)}') from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f'{file}: holds a {type(checkpoint).__name__}, not the dict of a checkpoint')
     if checkpoint and all(isinstance(value, torch.Tensor) for value in checkpoint.values()):
@@ -211,21 +212,19 @@ def load_info(path: StrPath) -> Any:
         CheckpointError: no such file, an empty or truncated one, or a pickle that names anything else.
     """
     file = _existing_file(path)
-    with file.open('rb') as stream:
-        magic = stream.read(4)
-        stream.seek(0)
-        try:
+    try:
+        with file.open('rb') as stream:
             return _plain(_InfoUnpickler(stream).load())
-        except Exception as error:  # a damaged or forged pickle can raise anything
-            raise CheckpointError(f'{file}: {_why(error, magic)}') from error
+    except Exception as error:  # a damaged or forged pickle can raise anything
+        raise CheckpointError(f'{file}: {_why(error, file)}') from error
 
 
 class _InfoUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _INFO_NAMES[f'{module}.{name}']
-        except KeyError:
-            raise pickle.UnpicklingError(f'GLOBAL {module}.{name} is refused') from None
+        full = f'{module}.{name}'.replace('__builtin__.', 'builtins.')  # protocol 2
+        if full not in _INFO_NAMES:
+            raise pickle.UnpicklingError(f'GLOBAL {full} is refused')
+        return _INFO_NAMES[full]
 
 
 @contextlib.contextmanager
@@ -286,19 +285,24 @@ def _existing_file(path: StrPath) -> Path:
     return file
 
 
-def _why(error: Exception, magic: bytes) -> str:
+def _why(error: Exception, file: Path) -> str:
     """Say in a few words why a file could not be read."""
     text = ' '.join(str(error).split())
     refused = re.search(r'GLOBAL ([\w.]+)', text)
     if refused:
         name = refused[1] if '.' in refused[1] else f'builtins.{refused[1]}'
         return f'its pickle names {name}, which is not data: refused, nothing of it was run'
-    if magic[:2] not in (b'PK', b'\x80\x02', b'\x80\x03', b'\x80\x04', b'\x80\x05'):
+    with file.open('rb') as stream:
+        magic = stream.read(2)
+    if magic == b'PK':
+        cut = not zipfile.is_zipfile(file)
+    elif magic[:1] == b'\x80':  # the first opcode of every pickle since protocol 2
+        cut = isinstance(error, EOFError | IndexError | struct.error) or 'truncated' in text
+    else:
         return 'is not a checkpoint or pickle'
-    ends_early = r'PytorchStreamReader|unexpected EOF|truncated|Ran out of input|central directory|corrupt'
-    if isinstance(error, EOFError) or re.search(ends_early, text):
+    if cut or re.search('PytorchStreamReader|unexpected EOF|corrupt', text):
         return 'is truncated or damaged'
-    text = text.rpartition('WeightsUnpickler error: ')[2]
+    text = text.rpartition('WeightsUnpickler error: ')[2].partition(' Check the documentation')[0]
     return f'cannot be read safely: {text[:200] or type(error).__name__}'
 
 

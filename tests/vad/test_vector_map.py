@@ -10,6 +10,7 @@ import pytest
 import shapely
 from shapely import LineString
 
+from vadslim.cli import UserError
 from vadslim.vad.datasets import vector_map
 from vadslim.vad.datasets.map_lines import PADDING, map_targets, orderings, sample_line
 
@@ -173,14 +174,14 @@ def test_far_from_everything(town):
 
 
 def test_errors_name_the_file(town):
-    with pytest.raises(vector_map.MapError, match='nowhere.json: no such file'):
+    with pytest.raises(UserError, match='nowhere.json: no such file'):
         vector_map.VectorMap(town).lines('nowhere', np.eye(4))
     bad = vector_map.expansion_file(town, 'bad')
     bad.write_text('{')
-    with pytest.raises(vector_map.MapError, match='bad.json: not a map expansion file'):
+    with pytest.raises(UserError, match='bad.json: not a map expansion file'):
         vector_map.LocationMap(bad)
     bad.write_text('{"version": "1.0"}')
-    with pytest.raises(vector_map.MapError, match='1.0 is outdated'):
+    with pytest.raises(UserError, match='1.0 is outdated'):
         vector_map.LocationMap(bad)
 
 

@@ -19,6 +19,8 @@ from shapely import LineString, Polygon, STRtree
 from shapely.affinity import rotate
 from shapely.geometry.base import BaseGeometry
 
+from vadslim.cli import UserError
+
 MAP_CLASSES = ('divider', 'ped_crossing', 'boundary')
 LINE_LAYERS = ('road_divider', 'lane_divider')
 POLYGON_LAYERS = ('ped_crossing', 'road_segment', 'lane')
@@ -27,12 +29,17 @@ POLYGON_LAYERS = ('ped_crossing', 'road_segment', 'lane')
 MARGIN = 0.2
 
 
-class MapError(ValueError):
-    """A map expansion file is missing or not usable."""
-
-
 def expansion_file(data_root: str | Path, location: str) -> Path:
     return Path(data_root) / 'maps' / 'expansion' / f'{location}.json'
+
+
+def check_maps(data_root: str | Path, locations: Iterable[str]) -> None:
+    """Raise UserError if the map of one of the locations is missing."""
+    for location in sorted(set(locations)):
+        path = expansion_file(data_root, location)
+        if not path.is_file():
+            maps = Path(data_root) / 'maps'
+            raise UserError(f'{path}: no such file; unpack the map expansion (v1.3) of nuScenes into {maps}')
 
 
 class LocationMap:
@@ -45,14 +52,12 @@ class LocationMap:
     def __init__(self, path: str | Path) -> None:
         try:
             tables = json.loads(Path(path).read_text())
-        except FileNotFoundError:
-            raise MapError(
-                f'{path}: no such file; unpack the map expansion (v1.3) of nuScenes into <data root>/maps'
-            ) from None
         except ValueError as error:
-            raise MapError(f'{path}: not a map expansion file ({error})') from None
+            raise UserError(f'{path}: not a map expansion file ({error})') from None
         if str(tables.get('version', '1.0')) < '1.3':
-            raise MapError(f'{path}: map expansion {tables.get("version", "1.0")} is outdated, 1.3 is needed')
+            raise UserError(
+                f'{path}: map expansion {tables.get("version", "1.0")} is outdated, 1.3 is needed'
+            )
         nodes = {n['token']: (n['x'], n['y']) for n in tables['node']}
         lines = {r['token']: r for r in tables['line']}
         polygons = {r['token']: r for r in tables['polygon']}
@@ -149,6 +154,7 @@ class VectorMap:
 @lru_cache(maxsize=8)
 def _open(data_root: str, location: str) -> LocationMap:
     """One map per location and process: workers open what they need, forked ones share what is open."""
+    check_maps(data_root, [location])
     return LocationMap(expansion_file(data_root, location))
 
 

@@ -1,0 +1,218 @@
+"""Transforms of one frame of VAD: six camera images, boxes and attributes of agents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mmcv
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmdet3d.registry import TRANSFORMS
+from mmdet3d.structures import Det3DDataSample
+from mmengine.structures import BaseDataElement, InstanceData
+
+from vadslim.cli import UserError
+
+AGENT_KEYS = ('gt_bboxes_3d', 'gt_labels_3d', 'gt_attr_labels')
+
+
+@TRANSFORMS.register_module()
+class VADLoadMultiViewImages(BaseTransform):
+    """Read the images of ``img_path`` into ``img``: a list of (H, W, 3) float32 BGR arrays, values 0..255."""
+
+    def transform(self, results: dict) -> dict:
+        results['img'] = [_read(path) for path in results['img_path']]
+        results['ori_shape'] = [image.shape for image in results['img']]
+        return results
+
+
+def _read(path: str) -> np.ndarray:
+    try:
+        image = mmcv.imread(path)
+    except FileNotFoundError:
+        raise UserError(f'{path}: no such image; data_root must be the nuScenes folder') from None
+    if image is None:
+        raise UserError(f'{path}: not a readable image')
+    return image.astype(np.float32)
+
+
+@TRANSFORMS.register_module()
+class PhotoMetricDistortionMultiViewImage(BaseTransform):
+    """Distort the colours of each image on its own; every step has a chance of one half.
+
+    Brightness, contrast, saturation, hue and the order of the channels; contrast comes either before or after
+    the two colour steps. Draws from NumPy's global generator. Images are float32 BGR.
+
+    Args:
+        brightness_delta: largest change of brightness, grey levels.
+        contrast_range: factors of contrast.
+        saturation_range: factors of saturation.
+        hue_delta: largest change of hue, degrees.
+    """
+
+    def __init__(
+        self,
+        brightness_delta: float = 32,
+        contrast_range: tuple[float, float] = (0.5, 1.5),
+        saturation_range: tuple[float, float] = (0.5, 1.5),
+        hue_delta: float = 18,
+    ) -> None:
+        self.brightness_delta = brightness_delta
+        self.contrast_range = contrast_range
+        self.saturation_range = saturation_range
+        self.hue_delta = hue_delta
+
+    def transform(self, results: dict) -> dict:
+        results['img'] = [self._distort(image) for image in results['img']]
+        return results
+
+    def _distort(self, image: np.ndarray) -> np.ndarray:
+        random = np.random  # seeded per worker by MMEngine
+
+        def happens() -> bool:
+            return bool(random.randint(2))
+
+        if happens():
+            image = image + np.float32(random.uniform(-self.brightness_delta, self.brightness_delta))
+        contrast_first = happens()
+        if contrast_first and happens():
+            image = image * np.float32(random.uniform(*self.contrast_range))
+        hsv = mmcv.bgr2hsv(image)
+        if happens():
+            hsv[..., 1] *= random.uniform(*self.saturation_range)
+        if happens():
+            hue = hsv[..., 0] + np.float32(random.uniform(-self.hue_delta, self.hue_delta))
+            hsv[..., 0] = np.where(hue > 360, hue - 360, np.where(hue < 0, hue + 360, hue))
+        image = mmcv.hsv2bgr(hsv)
+        if not contrast_first and happens():
+            image = image * np.float32(random.uniform(*self.contrast_range))
+        if happens():
+            image = image[..., random.permutation(3)]
+        return image
+
+
+@TRANSFORMS.register_module()
+class CustomObjectRangeFilter(BaseTransform):
+    """Keep agents whose centre lies inside the range, seen from above.
+
+    Args:
+        point_cloud_range: x1, y1, z1, x2, y2, z2, metres in the LiDAR frame; z is not looked at.
+    """
+
+    def __init__(self, point_cloud_range: Sequence[float]) -> None:
+        self.low = np.array(point_cloud_range[:2], dtype=np.float32)
+        self.high = np.array(point_cloud_range[3:5], dtype=np.float32)
+
+    def transform(self, results: dict) -> dict:
+        centers = results['gt_bboxes_3d'][:, :2] if 'gt_bboxes_3d' in results else None
+        if centers is not None:
+            _keep(results, ((centers > self.low) & (centers < self.high)).all(axis=1))
+        return results
+
+
+@TRANSFORMS.register_module()
+class CustomObjectNameFilter(BaseTransform):
+    """Keep agents of the known classes (label >= 0).
+
+    Args:
+        classes: the class names; labels beyond their number are dropped too.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.num_classes = len(classes)
+
+    def transform(self, results: dict) -> dict:
+        if 'gt_labels_3d' in results:
+            labels = results['gt_labels_3d']
+            _keep(results, (labels >= 0) & (labels < self.num_classes))
+        return results
+
+
+def _keep(results: dict, mask: np.ndarray) -> None:
+    for key in AGENT_KEYS:
+        results[key] = results[key][mask]
+
+
+@TRANSFORMS.register_module()
+class RandomScaleImageMultiViewImage(BaseTransform):
+    """Scale all images by one factor drawn from ``scales`` and the projections with them.
+
+    Args:
+        scales: factors; one of them is drawn per frame, so with one there is no randomness.
+    """
+
+    def __init__(self, scales: Sequence[float]) -> None:
+        if not scales or min(scales) <= 0:
+            raise ValueError(f'scales: {scales}, positive factors are needed')
+        self.scales = tuple(scales)
+
+    def transform(self, results: dict) -> dict:
+        scale = self.scales[np.random.randint(len(self.scales))] if len(self.scales) > 1 else self.scales[0]
+        results['img'] = [
+            mmcv.imresize(image, (int(image.shape[1] * scale), int(image.shape[0] * scale)))
+            for image in results['img']
+        ]
+        matrix = np.diag([scale, scale, 1.0, 1.0])
+        results['lidar2img'] = [matrix @ projection for projection in results['lidar2img']]
+        results['ori_shape'] = [image.shape for image in results['img']]
+        return results
+
+
+@TRANSFORMS.register_module()
+class VADPackInputs(BaseTransform):
+    """Pack one frame for the model.
+
+    Result: ``inputs['img']`` (1, 6, 3, H, W) float32 and ``data_samples``, a Det3DDataSample with
+
+    * ``metainfo``: ``meta_keys`` and ``prev_bev_exists=False``, ``history_metas=[]``; ``ori_shape`` and
+      ``img_shape`` are the shapes before padding, the data preprocessor sets ``img_shape`` to the padded
+      ones;
+    * ``gt_instances_3d``: bboxes_3d (N, 9) VAD numbers, labels_3d (N,), attr_labels (N, 34);
+    * ``gt_map``: labels (M,), pts (M, S, 20, 2), bboxes (M, 4), if the dataset loads the map;
+    * ``gt_ego``: his_trajs (2, 2), fut_trajs (6, 2), fut_masks (6,), fut_cmd (3,), lcf_feat (9,).
+
+    Args:
+        meta_keys: what goes into ``metainfo``.
+    """
+
+    META_KEYS = (
+        'lidar2img',
+        'can_bus',
+        'scene_token',
+        'sample_idx',
+        'frame_idx',
+        'timestamp',
+        'ori_shape',
+        'img_path',
+        'fut_valid_flag',
+        'lidar2global',
+    )
+
+    def __init__(self, meta_keys: Sequence[str] = META_KEYS) -> None:
+        self.meta_keys = tuple(meta_keys)
+
+    def transform(self, results: dict) -> dict[str, Any]:
+        images = np.stack(results['img']).transpose(0, 3, 1, 2)[None]
+        meta = {key: results[key] for key in self.meta_keys if key in results}
+        meta |= {
+            'img_shape': [image.shape for image in results['img']],
+            'prev_bev_exists': False,
+            'history_metas': [],
+        }
+        sample = Det3DDataSample(metainfo=meta)
+        if 'gt_bboxes_3d' in results:
+            sample.gt_instances_3d = InstanceData(
+                bboxes_3d=torch.from_numpy(results['gt_bboxes_3d']),
+                labels_3d=torch.from_numpy(results['gt_labels_3d']),
+                attr_labels=torch.from_numpy(results['gt_attr_labels']),
+            )
+        if 'gt_ego' in results:
+            sample.gt_ego = BaseDataElement(**{k: torch.from_numpy(v) for k, v in results['gt_ego'].items()})
+        if 'gt_map' in results:
+            sample.gt_map = results['gt_map']
+        return {
+            'inputs': {'img': torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))},
+            'data_samples': sample,
+        }

@@ -1,0 +1,8 @@
+"""A small, deterministic dataset in the nuScenes v1.0-mini schema that nobody has to download.
+
+``generate`` writes it; the unmodified nuscenes-devkit opens it (tables, map expansion, CAN bus).
+"""
+
+from .generate import GenerationError, Result, Settings, generate, simulate
+
+__all__ = ['GenerationError', 'Result', 'Settings', 'generate', 'simulate']

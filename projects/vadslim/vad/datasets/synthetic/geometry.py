@@ -1,0 +1,149 @@
+"""Plane geometry shared by the simulation, the renderer and the map writer.
+
+Everything is in metres and radians; yaw is counter-clockwise from +x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_STEP = 0.25  # spacing of a Path's own samples: the chord error of a 6 m turn is below 2 mm
+
+
+class Path:
+    """A smooth polyline that is parametrised by its arc length.
+
+    Args:
+        xy: (N, 2) points in the global frame, close enough together to be followed by chords.
+    """
+
+    def __init__(self, xy: np.ndarray) -> None:
+        xy = np.asarray(xy, dtype=np.float64)
+        step = np.hypot(*np.diff(xy, axis=0).T)
+        xy = xy[np.concatenate([[True], step > 1e-6])]
+        length = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(xy, axis=0).T))])
+        count = max(int(np.ceil(length[-1] / _STEP)), 2)
+        self.s = np.linspace(0.0, length[-1], count + 1)
+        self.xy = np.stack([np.interp(self.s, length, xy[:, k]) for k in range(2)], axis=1)
+        tangent = np.gradient(self.xy, self.s, axis=0)
+        self.yaw = np.unwrap(np.arctan2(tangent[:, 1], tangent[:, 0]))
+        # A short moving average removes the kinks between the chords the path was given as.
+        self.yaw = _smooth(self.yaw, 7)
+        self.curvature = _smooth(np.gradient(self.yaw, self.s), 9)
+
+    @property
+    def length(self) -> float:
+        """Total arc length in metres."""
+        return float(self.s[-1])
+
+    def pose(self, s: np.ndarray | float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Position and heading at arc length ``s``: x, y (m) and yaw (rad), each shaped like ``s``."""
+        return (
+            np.interp(s, self.s, self.xy[:, 0]),
+            np.interp(s, self.s, self.xy[:, 1]),
+            np.interp(s, self.s, self.yaw),
+        )
+
+    def curvature_at(self, s: np.ndarray | float) -> np.ndarray:
+        """Signed curvature (1/m, positive to the left) at arc length ``s``."""
+        return np.interp(s, self.s, self.curvature)
+
+    def shifted(self, left: float) -> Path:
+        """The parallel path ``left`` metres to the left (negative: to the right)."""
+        normal = np.stack([-np.sin(self.yaw), np.cos(self.yaw)], axis=1)
+        return Path(self.xy + left * normal)
+
+    def project(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Arc length and distance of the nearest path sample for points (N, 2)."""
+        coarse = self.xy[::4]
+        distance = np.hypot(xy[:, None, 0] - coarse[None, :, 0], xy[:, None, 1] - coarse[None, :, 1])
+        nearest = distance.argmin(axis=1)
+        return self.s[::4][nearest], distance[np.arange(len(xy)), nearest]
+
+    def speed_limit(self, lateral_accel: float, braking: float) -> np.ndarray:
+        """Highest speed (m/s) at every sample that keeps to a lateral acceleration, braking in time."""
+        limit = np.sqrt(lateral_accel / np.maximum(np.abs(self.curvature), 1e-4))
+        step = self.s[1] - self.s[0]
+        for k in range(len(limit) - 2, -1, -1):
+            limit[k] = min(limit[k], np.sqrt(limit[k + 1] ** 2 + 2.0 * braking * step))
+        return limit
+
+
+def _smooth(values: np.ndarray, width: int) -> np.ndarray:
+    """Moving average that keeps the length and the end values' level."""
+    padded = np.pad(values, width // 2, mode='reflect', reflect_type='odd')
+    return np.convolve(padded, np.full(width, 1.0 / width), mode='valid')
+
+
+def quintic(
+    start: np.ndarray, heading_in: np.ndarray, end: np.ndarray, heading_out: np.ndarray
+) -> np.ndarray:
+    """A turn with zero curvature at both ends, as a quintic Hermite curve.
+
+    Args:
+        start, end: (2,) end points.
+        heading_in, heading_out: (2,) unit tangents there.
+
+    Returns:
+        (25, 2) points from start to end.
+    """
+    chord = np.hypot(*(end - start))
+    # 1.0 for straight on; 1.1 gives a right angle its smallest peak curvature (found by trying).
+    scale = chord * (1.0 + 0.1 * (1.0 - float(heading_in @ heading_out)))
+    t = np.linspace(0.0, 1.0, 25)[:, None]
+    h1 = 10 * t**3 - 15 * t**4 + 6 * t**5
+    d0 = t - 6 * t**3 + 8 * t**4 - 3 * t**5
+    d1 = -4 * t**3 + 7 * t**4 - 3 * t**5
+    return start + (end - start) * h1 + scale * (heading_in * d0 + heading_out * d1)
+
+
+def densify(points: np.ndarray, spacing: float, closed: bool = False) -> np.ndarray:
+    """Insert points so that no edge is longer than ``spacing``; a closed ring does not repeat its first point."""
+    points = np.asarray(points, dtype=np.float64)
+    ends = np.roll(points, -1, axis=0) if closed else points[1:]
+    pieces = []
+    for a, b in zip(points, ends):
+        count = max(int(np.ceil(np.hypot(*(b - a)) / spacing)), 1)
+        pieces.append(a + (b - a) * (np.arange(count) / count)[:, None])
+    if not closed:
+        pieces.append(points[-1:])
+    return np.concatenate(pieces)
+
+
+def strips(line: np.ndarray, width: float, dash: float = 0.0, gap: float = 0.0) -> list[np.ndarray]:
+    """Painted line as quadrilaterals (4, 2): solid in short pieces, or dashes of ``dash`` metres."""
+    path = Path(line)
+    period, painted = (dash + gap, dash) if dash else (4.0, 4.0)
+    starts = np.arange(0.0, path.length - 0.2, period)
+    quads = []
+    for s0 in starts:
+        s = np.array([s0, min(s0 + painted, path.length)])
+        x, y, yaw = path.pose(s)
+        normal = np.stack([-np.sin(yaw), np.cos(yaw)], axis=1) * (width / 2)
+        centre = np.stack([x, y], axis=1)
+        quads.append(np.concatenate([centre + normal, (centre - normal)[::-1]]))
+    return quads
+
+
+def box_corners(centre: Sequence[float], size: Sequence[float], yaw: float) -> np.ndarray:
+    """Corners (8, 3) of a nuScenes box: size is (width, length, height), length along the heading.
+
+    Order: bottom front-left, front-right, rear-right, rear-left, then the same four on top.
+    """
+    width, length, height = size
+    x = np.array([1, 1, -1, -1]) * length / 2
+    y = np.array([1, -1, -1, 1]) * width / 2
+    c, s = np.cos(yaw), np.sin(yaw)
+    plan = np.stack([c * x - s * y + centre[0], s * x + c * y + centre[1]], axis=1)
+    low, high = centre[2] - height / 2, centre[2] + height / 2
+    return np.concatenate([np.column_stack([plan, np.full(4, z)]) for z in (low, high)])
+
+
+def cover_circles(width: float, length: float) -> tuple[np.ndarray, float]:
+    """Circles on the long axis that cover a rectangle: offsets along the heading (k,) and their radius."""
+    count = max(int(np.ceil(length / max(width, 0.3))), 1)
+    piece = length / count
+    offsets = (np.arange(count) + 0.5) * piece - length / 2
+    return offsets, float(np.hypot(piece / 2, width / 2))

@@ -80,7 +80,8 @@ def agents(info: dict, class_names: Sequence[str], use_valid_flag: bool) -> dict
     boxes[:, 6] = wrap_yaw(boxes[:, 6])
     labels = {name: i for i, name in enumerate(class_names)}
     columns = [np.asarray(info[f'gt_agent_{name}'])[keep] for name in ATTRIBUTES]
-    attributes = np.concatenate([c.reshape(len(c), -1) for c in columns], axis=1, dtype=np.float32)
+    columns = [column if column.ndim == 2 else column[:, None] for column in columns]
+    attributes = np.concatenate(columns, axis=1, dtype=np.float32)
     return {
         'gt_bboxes_3d': boxes.astype(np.float32),
         'gt_labels_3d': np.array(

@@ -1,0 +1,325 @@
+"""Transforms, data preprocessor, sampler and reading of info records, on numbers made by hand."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from mmdet3d.structures import Det3DDataSample
+from mmengine.config import Config
+from pyquaternion import Quaternion
+
+from vadslim.cli import UserError
+from vadslim.vad.datasets import (
+    CustomObjectNameFilter,
+    CustomObjectRangeFilter,
+    PhotoMetricDistortionMultiViewImage,
+    RandomScaleImageMultiViewImage,
+    SceneSampler,
+    VADDataPreprocessor,
+    VADLoadMultiViewImages,
+    geometry,
+    infos,
+)
+from vadslim.vad.datasets import sampler as sampler_module
+from vadslim.vad.datasets.agents import STATIC_GOAL, goal_class
+from vadslim.vad.datasets.ego import LEFT, RIGHT, STRAIGHT, SceneEgo
+
+# --- info records
+# ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('recorded', 'resolved'),
+    [
+        ('./data/nuscenes/samples/CAM_FRONT/a.jpg', '/d/samples/CAM_FRONT/a.jpg'),
+        ('samples/CAM_FRONT/a.jpg', '/d/samples/CAM_FRONT/a.jpg'),
+        ('/old/samples/run/sweeps/LIDAR_TOP/a.bin', '/d/samples/run/sweeps/LIDAR_TOP/a.bin'),
+        ('data\\nuscenes\\samples\\CAM_BACK\\a.jpg', '/d/samples/CAM_BACK/a.jpg'),
+        ('/elsewhere/a.jpg', '/elsewhere/a.jpg'),
+    ],
+)
+def test_paths_of_records_lead_into_the_data_root(recorded, resolved):
+    assert infos.resolve_path(recorded, '/d') == resolved
+
+
+def record(num: int = 3) -> dict:
+    g = np.random.default_rng(0)
+    return {
+        'can_bus': np.arange(18.0),
+        'ego2global_translation': [100.0, 200.0, 1.0],
+        'ego2global_rotation': list(Quaternion(axis=[0, 0, 1], degrees=-90)),
+        'gt_boxes': np.column_stack([g.normal(size=(num, 3)), np.full((num, 3), 2.0), np.full(num, -4.0)]),
+        'gt_velocity': np.array([[1.0, 2.0], [np.nan, np.nan], [3.0, 4.0]])[:num],
+        'gt_names': np.array(['car', 'animal', 'pedestrian'])[:num],
+        'num_lidar_pts': np.array([1, 5, 0])[:num],
+        'valid_flag': np.array([True, True, True])[:num],
+        'gt_agent_fut_trajs': np.arange(12.0 * num).reshape(num, 12),
+        'gt_agent_fut_masks': np.ones((num, 6)),
+        'gt_agent_fut_goal': np.full(num, 9.0),
+        'gt_agent_lcf_feat': np.full((num, 9), np.nan),
+        'gt_agent_fut_yaw': np.full((num, 6), 0.5),
+    }
+
+
+def test_can_bus_holds_the_heading_in_degrees_and_radians():
+    info = record()
+    vector = infos.can_bus(info)
+    assert vector[-1] == pytest.approx(270)
+    assert vector[-2] == pytest.approx(1.5 * np.pi)
+    assert vector[:3].tolist() == info['ego2global_translation']
+    assert vector[3:7].tolist() == info['ego2global_rotation']
+    assert vector[7:16].tolist() == list(range(7, 16))
+    assert info['can_bus'].tolist() == list(range(18))  # the record is left alone
+
+
+def test_agents_of_a_record():
+    info = record()
+    out = infos.agents(info, ['pedestrian', 'car'], use_valid_flag=True)
+    assert out['gt_labels_3d'].tolist() == [1, -1, 0]
+    assert out['gt_attr_labels'].shape == (3, infos.NUM_ATTRIBUTES)
+    np.testing.assert_array_equal(out['gt_attr_labels'][:, :12], info['gt_agent_fut_trajs'])
+    assert (out['gt_attr_labels'][:, 12:18] == 1).all()
+    assert (out['gt_attr_labels'][:, 18] == 9).all()
+    assert (out['gt_attr_labels'][:, 19:28] == 0).all()  # unknown velocities
+    assert (out['gt_attr_labels'][:, 28:] == 0.5).all()
+    np.testing.assert_allclose(out['gt_bboxes_3d'][:, 2], info['gt_boxes'][:, 2] - 1, rtol=1e-6)
+    np.testing.assert_allclose(out['gt_bboxes_3d'][:, 6], 2 * np.pi - 4, rtol=1e-6)
+    assert out['gt_bboxes_3d'][:, 7:].tolist() == [[1, 2], [0, 0], [3, 4]]
+    assert (
+        len(infos.agents(info, ['car'], use_valid_flag=False)['gt_labels_3d']) == 2
+    )  # without the point-less one
+
+
+def test_frame_without_objects():
+    out = infos.agents(record(0), ['car'], use_valid_flag=True)
+    assert out['gt_bboxes_3d'].shape == (0, 9)
+    assert out['gt_attr_labels'].shape == (0, 34)
+
+
+def test_relative_can_bus():
+    frames = [np.arange(18.0) * k for k in (1, 2, 4)]
+    relative = infos.relative_can_bus(frames)
+    assert relative[0][:3].tolist() == [0, 0, 0]
+    assert relative[0][-1] == 0
+    assert relative[2][:3].tolist() == [0, 2, 4]
+    assert relative[2][-1] == 2 * 17
+    assert relative[2][-2] == 4 * 16  # radians stay absolute
+    assert frames[0][-1] == 17
+
+
+# --- geometry and ego
+# -----------------------------------------------------------------------------------------------
+
+
+def test_quaternions_agree_with_pyquaternion():
+    g = np.random.default_rng(1)
+    a, b = g.normal(size=(2, 5, 4))
+    for i in range(5):
+        qa, qb = Quaternion(a[i]).normalised, Quaternion(b[i]).normalised
+        np.testing.assert_allclose(geometry.quaternion_matrix(a)[i], qa.rotation_matrix, atol=1e-12)
+        np.testing.assert_allclose(geometry.quaternion_inverse(a)[i], qa.inverse.elements, atol=1e-12)
+        product = geometry.quaternion_product(qa.elements, qb.elements)
+        np.testing.assert_allclose(product, (qa * qb).elements, atol=1e-12)
+        assert geometry.intrinsic_yaw(a)[i] == pytest.approx(qa.yaw_pitch_roll[0])
+        forward = qa.rotation_matrix[:, 0]
+        assert geometry.extrinsic_yaw(a)[i] == pytest.approx(np.arctan2(forward[1], forward[0]))
+
+
+def test_rigid_inverse():
+    matrix = geometry.rigid([[0.5, 0.1, -0.3, 0.7]], [[1.0, 2.0, 3.0]])
+    np.testing.assert_allclose(geometry.rigid_inverse(matrix) @ matrix, np.eye(4)[None], atol=1e-12)
+
+
+def drive(turn: float, num: int = 9) -> SceneEgo:
+    """One metre ahead per key frame, turning by ``turn`` radians each; the ego's x axis points forward,
+    the LiDAR's
+    y axis does."""
+    headings = np.arange(num) * turn
+    steps = np.column_stack([np.cos(headings), np.sin(headings), np.zeros(num)])
+    rotations = np.array([Quaternion(axis=[0, 0, 1], radians=h).elements for h in headings])
+    mount = Quaternion(axis=[0, 0, 1], degrees=-90).elements
+    return SceneEgo(
+        np.cumsum(steps, axis=0) - steps[0], rotations, np.zeros((num, 3)), np.tile(mount, (num, 1))
+    )
+
+
+def test_ego_straight_on():
+    ego = drive(0.0)
+    first = ego.trajectory(0)
+    np.testing.assert_allclose(first['gt_ego_fut_trajs'], [[0, 1]] * 6, atol=1e-6)
+    np.testing.assert_allclose(first['gt_ego_his_trajs'], [[0, 1]] * 2, atol=1e-6)  # continued backwards
+    assert first['gt_ego_fut_cmd'].tolist() == STRAIGHT.tolist()
+    late = ego.trajectory(6)
+    np.testing.assert_allclose(late['gt_ego_fut_trajs'], [[0, 1]] * 2 + [[0, 0]] * 4, atol=1e-6)
+    assert late['gt_ego_fut_masks'].tolist() == [1, 1, 0, 0, 0, 0]
+    assert [ego.future_is_valid(i) for i in (2, 3)] == [True, False]
+
+
+@pytest.mark.parametrize(('turn', 'command'), [(0.2, LEFT), (-0.2, RIGHT)])
+def test_ego_turning(turn, command):
+    out = drive(turn).trajectory(0)
+    assert out['gt_ego_fut_cmd'].tolist() == command.tolist()
+    assert np.sign(out['gt_ego_fut_trajs'][-1, 0]) == -np.sign(turn)
+
+
+def test_ego_status():
+    status = drive(0.0).status(3, np.arange(18.0), None)
+    np.testing.assert_allclose(
+        status, [0, 2, 7, 8, 0, 4.084, 1.85, 2, 0], atol=1e-6
+    )  # 1 m in 0.5 s; 2 m in two steps
+    assert drive(0.0).status(3, np.zeros(18), (5.0, 0.1))[-2:].tolist() == [5.0, np.float32(0.1)]
+
+
+def test_goal_classes():
+    steps = np.zeros((4, 6, 2))
+    steps[0, 0] = 100  # the first step does not count
+    steps[1, 1:, 0] = 1  # to +x: pi + 0 -> class 4
+    steps[2, 1:] = [-1, 1]  # to the upper left: pi * 7 / 4 -> class 7
+    steps[3, 1:, 1] = -1  # backwards: both gains below one metre, so 'static'
+    assert goal_class(steps).tolist() == [STATIC_GOAL, 4, 7, STATIC_GOAL]
+
+
+# --- transforms
+# -----------------------------------------------------------------------------------------------------
+
+
+def test_missing_and_broken_images_are_named(tmp_path):
+    load = VADLoadMultiViewImages()
+    with pytest.raises(UserError, match='none.jpg: no such image'):
+        load({'img_path': [str(tmp_path / 'none.jpg')]})
+    (tmp_path / 'bad.jpg').write_bytes(b'not a picture')
+    with pytest.raises(UserError, match='bad.jpg: not a readable image'):
+        load({'img_path': [str(tmp_path / 'bad.jpg')]})
+
+
+def test_scaling_keeps_projections_true():
+    image = np.zeros((90, 160, 3), np.float32)
+    image[40:50, 100:110] = 255
+    projection = np.diag([2.0, 3.0, 1.0, 1.0])
+    out = RandomScaleImageMultiViewImage([0.5])({'img': [image], 'lidar2img': [projection]})
+    assert out['img'][0].shape == (45, 80, 3)
+    rows, columns = np.nonzero(out['img'][0][..., 0])
+    assert (rows.mean(), columns.mean()) == (22.0, 52.0)
+    assert np.diag(out['lidar2img'][0]).tolist() == [1.0, 1.5, 1.0, 1.0]
+    with pytest.raises(ValueError, match='positive factors'):
+        RandomScaleImageMultiViewImage([])
+
+
+def test_filters_drop_rows_of_everything_together():
+    results = {
+        'gt_bboxes_3d': np.array([[0, 0, 0], [14.9, 29.9, 99], [15, 0, 0], [0, -30.1, 0]], np.float32),
+        'gt_labels_3d': np.array([-1, 2, 3, 4]),
+        'gt_attr_labels': np.arange(4)[:, None],
+    }
+    results = CustomObjectRangeFilter([-15, -30, -2, 15, 30, 2])(results)
+    assert results['gt_attr_labels'][:, 0].tolist() == [0, 1]
+    results = CustomObjectNameFilter(['a', 'b', 'c'])(results)
+    assert results['gt_labels_3d'].tolist() == [2]
+    assert results['gt_attr_labels'][:, 0].tolist() == [1]
+    assert CustomObjectNameFilter(['a'])({}) == {}  # frames without ground truth pass
+
+
+def test_distortion_is_random_keeps_shapes_and_can_be_switched_off():
+    g = np.random.default_rng(0)
+    images = [g.uniform(0, 255, (8, 9, 3)).astype(np.float32) for _ in range(6)]
+    distort = PhotoMetricDistortionMultiViewImage()
+    np.random.seed(3)
+    first = distort({'img': images})['img']
+    second = distort({'img': images})['img']
+    np.random.seed(3)
+    again = distort({'img': images})['img']
+    assert all(a.dtype == np.float32 and a.shape == (8, 9, 3) for a in first)
+    assert any(not np.allclose(a, b) for a, b in zip(first, second))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again))
+    off = PhotoMetricDistortionMultiViewImage(0, (1, 1), (1, 1), 0)({'img': images})['img']
+    for before, after in zip(images, off):  # at most the order of the channels changes
+        np.testing.assert_allclose(np.sort(after, axis=-1), np.sort(before, axis=-1), atol=1e-2)
+
+
+# --- data preprocessor
+# ----------------------------------------------------------------------------------------------
+
+
+def batch(num: int = 2) -> dict:
+    meta = {
+        'img_shape': [(45, 80, 3)] * 6,
+        'history_metas': [{'img_shape': [(45, 80, 3)] * 6, 'frame_idx': 1}],
+    }
+    return {
+        'inputs': {'img': [torch.full((3, 6, 3, 45, 80), 10.0) for _ in range(num)]},
+        'data_samples': [Det3DDataSample(metainfo=copy.deepcopy(meta)) for _ in range(num)],
+    }
+
+
+def test_preprocessor_normalises_then_pads():
+    preprocess = VADDataPreprocessor(mean=[1, 2, 3], std=[1, 2, 4], bgr_to_rgb=False, pad_size_divisor=32)
+    out = preprocess(batch())
+    image = out['inputs']['img']
+    assert image.shape == (2, 3, 6, 3, 64, 96)
+    assert image[0, 0, 0, :, 0, 0].tolist() == [9.0, 4.0, 1.75]
+    assert image[..., 45:, :].abs().max() == 0
+    assert image[..., 80:].abs().max() == 0
+    for sample in out['data_samples']:
+        assert sample.metainfo['img_shape'] == [(64, 96, 3)] * 6
+        assert sample.metainfo['history_metas'][0] == {'img_shape': [(64, 96, 3)] * 6, 'frame_idx': 1}
+
+
+def test_preprocessor_swaps_channels_and_adds_nothing_to_checkpoints():
+    preprocess = VADDataPreprocessor(mean=[0, 0, 0], std=[1, 1, 1], bgr_to_rgb=True, pad_size_divisor=1)
+    image = torch.arange(3.0).view(1, 1, 3, 1, 1)
+    assert preprocess({'inputs': {'img': [image]}})['inputs']['img'].flatten().tolist() == [2, 1, 0]
+    assert preprocess.state_dict() == {}
+
+
+def test_preprocessor_errors():
+    preprocess = VADDataPreprocessor(mean=[0, 0, 0], std=[1, 1, 1])
+    data = batch()
+    data['inputs']['img'][1] = torch.zeros(3, 6, 3, 40, 80)
+    with pytest.raises(ValueError, match='must have one shape'):
+        preprocess(data)
+    with pytest.raises(ValueError, match='std > 0'):
+        VADDataPreprocessor(mean=[0, 0, 0], std=[1, 0, 1])
+
+
+# --- sampler
+# --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('ranks', [1, 2, 3, 4, 7])
+def test_scenes_stay_whole_and_every_frame_comes_once(ranks):
+    scenes = [name for name, count in zip('abcdef', (40, 39, 41, 10, 38, 40)) for _ in range(count)]
+    parts = sampler_module.split_scenes(scenes, ranks)
+    assert [i for part in parts for i in part] == list(range(len(scenes)))
+    owners = [{scenes[i] for i in part} for part in parts]
+    assert sum(len(owner) for owner in owners) == 6
+    assert max(map(len, parts)) <= len(scenes) / ranks + 41
+
+
+def test_split_needs_whole_scenes():
+    with pytest.raises(ValueError, match='stand together'):
+        sampler_module.split_scenes(['a', 'b', 'a'], 1)
+
+
+def test_scene_sampler_takes_its_ranks_part(monkeypatch):
+    class Frames(list):
+        def scene_tokens(self):
+            return list(self)
+
+    monkeypatch.setattr(sampler_module, 'get_dist_info', lambda: (1, 2))
+    sampler = SceneSampler(Frames('aaabbb'), seed=7)
+    assert list(sampler) == [3, 4, 5]
+    assert len(sampler) == 3
+
+
+# --- config ---------------------------------------------------------------------------------------------
+# ------------
+
+
+def test_base_config_reads():
+    from pathlib import Path
+
+    cfg = Config.fromfile(Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets' / 'nuscenes_vad.py')
+    assert cfg.train_dataloader.dataset.type == 'VADNuScenesDataset'
+    assert cfg.val_dataloader.sampler.type == 'SceneSampler'
+    assert cfg.published_img_norm_cfg.std == [1.0, 1.0, 1.0]

@@ -101,7 +101,7 @@ class Structure:
 
         text = json.dumps(self.to_dict(), separators=(',', ':'), ensure_ascii=False)
         with atomic_write(Path(path)) as stream:
-            stream.write(text.encode())
+            stream.write(text)
 
     @classmethod
     def load(cls, path: str | Path) -> Structure:

@@ -1,0 +1,24 @@
+"""Everything that plugs into MMEngine's Runner; works with any model, without mmcv and mmdet."""
+
+from .checkpoint_hook import CheckpointHook, config_from_text, config_to_text
+from .fine_tune_hook import FineTuneHook, Start, choose_start
+from .fine_tune_schedule import FineTuneLR, fine_tune_config, fine_tune_schedule
+from .random_state_hook import RandomStateHook
+from .slim_model import SlimModel, read_structure
+from .structure_hook import StructureHook
+
+__all__ = [
+    'CheckpointHook',
+    'FineTuneHook',
+    'FineTuneLR',
+    'RandomStateHook',
+    'SlimModel',
+    'Start',
+    'StructureHook',
+    'choose_start',
+    'config_from_text',
+    'config_to_text',
+    'fine_tune_config',
+    'fine_tune_schedule',
+    'read_structure',
+]

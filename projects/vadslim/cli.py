@@ -1,0 +1,63 @@
+"""What every command line of vadslim shares: one line for a user's mistake, and the exit codes.
+
+0: done; 2: the user can mend it (one line says what, where and what is allowed); 130: Ctrl-C. Anything else
+is a fault of ours and keeps its traceback.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+
+class UserError(RuntimeError):
+    """Something that the user can mend; the message is one line."""
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Tell a user's mistake from a fault of ours. Imports late: ``--help`` need not wait for torch."""
+    if isinstance(error, UserError):
+        return True
+    from .checkpoint import CheckpointError
+    from .pruning import GroupError, PatternError, StructureError
+
+    return isinstance(error, CheckpointError | GroupError | PatternError | StructureError)
+
+
+def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Run a command and turn what it raises into an exit code.
+
+    Args:
+        main: takes the arguments without the program's name; may return an exit code.
+        argv: defaults to ``sys.argv[1:]``.
+
+    Returns:
+        The exit code for ``sys.exit``.
+    """
+    # torchrun stops its workers by SIGTERM: let them close what they have open
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        return main(sys.argv[1:] if argv is None else argv) or 0
+    except KeyboardInterrupt:
+        say('interrupted')
+        return 130
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # so that closing it does not raise again
+        return 141
+    except Exception as error:
+        if not is_user_error(error):
+            raise
+        say(f'error: {" ".join(str(error).split())}')
+        return 2
+
+
+def say(line: str) -> None:
+    """Print one line to the user, once for all ranks."""
+    if os.environ.get('RANK', '0') == '0':
+        print(line, file=sys.stderr, flush=True)
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise SystemExit(128 + signum)

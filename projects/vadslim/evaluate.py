@@ -1,0 +1,177 @@
+"""``tools/test.py``: evaluate a checkpoint, dense or slim, and write its predictions or metrics."""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .cli import UserError, say
+from .train import add_common_options
+
+SCRIPT = Path(__file__).resolve().parents[2] / 'tools' / 'test.py'
+PREDICTIONS = ('.pkl', '.pickle')
+# options of VAD's own test.py that MMEngine has no use for, and where their meaning went
+WITHOUT_EFFECT = {
+    'eval': 'the config names the metrics (test_evaluator)',
+    'eval_options': 'the config names the metrics (test_evaluator)',
+    'gpu_collect': 'the metrics collect results by themselves',
+    'json_dir': '--out FILE.json writes the metrics',
+    'show': 'pictures are drawn by the config (visualizer and its hooks)',
+    'show_dir': 'pictures are drawn by the config (visualizer and its hooks)',
+}
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; the options of VAD's own test.py are accepted."""
+    from mmengine.config import DictAction
+
+    parser = argparse.ArgumentParser(
+        prog='test.py', description='Evaluate a checkpoint. A slim one makes a dense config slim by itself.'
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='where the log goes (default: ./work_dirs/NAME)')
+    parser.add_argument(
+        '--out', metavar='FILE', help='write the predictions (.pkl, .pickle) or the metrics (.json)'
+    )
+    parser.add_argument(
+        '--format-only', action='store_true', help='write predictions to --out, compute no metric'
+    )
+    parser.add_argument('--tmpdir', help='where several processes exchange results')
+    parser.add_argument('--fuse-conv-bn', action='store_true', help='fold batch norms into convolutions')
+    parser.add_argument('--seed', type=int, default=0, help='random seed')
+    parser.add_argument(
+        '--deterministic', action='store_true', help='deterministic algorithms, where there are any'
+    )
+    parser.add_argument('--eval', nargs='+', help='accepted: the config names the metrics')
+    parser.add_argument('--eval-options', nargs='+', help=argparse.SUPPRESS)
+    parser.add_argument('--gpu-collect', action='store_true', help=argparse.SUPPRESS)
+    parser.add_argument('--json_dir', '--json-dir', help=argparse.SUPPRESS)
+    parser.add_argument('--show', action='store_true', help=argparse.SUPPRESS)
+    parser.add_argument('--show-dir', help=argparse.SUPPRESS)
+    add_common_options(parser, DictAction)
+    args = parser.parse_args(argv)
+    if args.out and not args.out.endswith((*PREDICTIONS, '.json')):
+        raise UserError(
+            f'--out {args.out}: its name must end with .pkl or .pickle (predictions) or .json (metrics)'
+        )
+    if args.format_only and not (args.out and args.out.endswith(PREDICTIONS)):
+        raise UserError('--format-only writes predictions: give --out FILE.pkl')
+    if args.format_only and args.eval:
+        raise UserError('--eval and --format-only: choose one')
+    if args.out and not Path(args.out).absolute().parent.is_dir():
+        raise UserError(f'--out {args.out}: there is no such folder')
+    return args
+
+
+def main(argv: Sequence[str]) -> int | None:
+    """Evaluate.
+
+    Returns:
+        The exit code of the processes started for ``--gpus``, None for one's own work.
+    """
+    args = parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    from .launch import ran_alone
+
+    for file in (args.config, args.checkpoint):
+        if not Path(file).is_file():
+            raise UserError(f'{file}: no such file')
+    code = ran_alone(argv, str(SCRIPT), args.gpus, args.gpu_ids, args.launcher)
+    if code is not None:
+        return code
+    for name, reason in WITHOUT_EFFECT.items():
+        if getattr(args, name):
+            say(f'note: --{name.replace("_", "-")} has no effect: {reason}')
+    evaluate(args)
+    return None
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Build the Runner that a command line asks for, test, and write ``--out``.
+
+    Returns:
+        The metrics.
+    """
+    import torch
+    from mmengine.dist import is_main_process
+    from mmengine.evaluator import DumpResults
+    from mmengine.runner import Runner
+
+    from . import experiment
+
+    cfg = _config(args)
+    if args.format_only:
+        cfg.test_evaluator = []
+    runner = Runner.from_cfg(cfg)
+    if args.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    evaluator = runner.build_evaluator(runner._test_evaluator)
+    runner._test_evaluator = evaluator
+    temporary = None
+    if args.out and args.out.endswith(PREDICTIONS):
+        out = Path(args.out)
+        temporary = out.with_name(f'.{out.stem}.tmp{out.suffix}')
+        evaluator.metrics.append(DumpResults(str(temporary)))
+    if args.tmpdir:
+        for i, metric in enumerate(evaluator.metrics):
+            if metric.collect_device == 'cpu':
+                metric.collect_dir = os.path.join(args.tmpdir, str(i))  # noqa: PTH118
+    if args.fuse_conv_bn:
+        _fuse_after_loading(runner)
+    try:
+        metrics = runner.test()
+        if is_main_process() and temporary is not None:
+            temporary.replace(args.out)
+    finally:
+        if is_main_process() and temporary is not None:
+            temporary.unlink(missing_ok=True)
+    if is_main_process() and args.out:
+        if temporary is None:
+            experiment.write_text(args.out, json.dumps(metrics, indent=1, default=float) + '\n')
+        say(f'written: {args.out}')
+    return metrics
+
+
+def _config(args: argparse.Namespace) -> Any:
+    """Get the config that a command line asks for, ready for a Runner."""
+    from . import experiment
+    from .checkpoint import load_checkpoint, register_loader
+    from .launch import adapt_to_device, init_distributed
+    from .options import load_config, merge_options
+
+    register_loader()
+    cfg = load_config(args.config)
+    merge_options(cfg, args.options)
+    merge_options(cfg, args.cfg_options)
+    for key in ('dataloader', 'cfg', 'evaluator'):
+        if cfg.get(f'test_{key}') is None:
+            cfg[f'test_{key}'] = cfg.get(f'val_{key}')
+    if cfg.get('test_dataloader') is None:
+        raise UserError(f'{args.config}: has no test_dataloader')
+    checkpoint = load_checkpoint(args.checkpoint)
+    if experiment.use_structure(cfg, checkpoint, Path(args.checkpoint).absolute()):
+        say(f'{args.checkpoint}: a slim network; the model of the config is slimmed like it')
+    experiment.default_work_dir(cfg, args.config, args.work_dir)
+    init_distributed(args.launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
+    adapt_to_device(cfg, args.launcher)
+    experiment.never_download(cfg)
+    experiment.add_hooks(cfg)
+    cfg.load_from, cfg.resume = str(args.checkpoint), False
+    cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': args.seed, 'deterministic': args.deterministic}
+    return cfg
+
+
+def _fuse_after_loading(runner: Any) -> None:
+    """Load the checkpoint now and fold the batch norms, before the test loop would load it."""
+    from mmengine.model import is_model_wrapper
+
+    try:
+        from mmcv.cnn import fuse_conv_bn
+    except ImportError:
+        raise UserError('--fuse-conv-bn needs mmcv') from None
+    runner.load_or_resume()
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    fuse_conv_bn(model)

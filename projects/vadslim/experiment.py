@@ -1,0 +1,150 @@
+"""From a config and a checkpoint to an MMEngine Runner: what training and testing share."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import barrier, is_main_process
+from mmengine.utils import import_modules_from_strings
+
+from .checkpoint import StrPath, atomic_write
+from .cli import UserError
+from .hooks.checkpoint_hook import config_from_text
+from .hooks.slim_model import checkpoint_structure, without_pretrained
+
+# packages whose registered classes a config that comes out of a checkpoint may name
+TRUSTED = {'mmengine', 'mmcv', 'mmdet', 'mmdet3d', 'vadslim'}
+
+
+def bare(kind: Any) -> str:
+    """Get a type's name without its scope."""
+    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
+
+
+def default_work_dir(cfg: Config, config: StrPath | None, work_dir: str | None) -> None:
+    """Set ``cfg.work_dir``: the option, else the config's, else ./work_dirs/NAME."""
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = os.path.join('work_dirs', Path(config or 'resumed').stem)  # noqa: PTH118  a config holds text
+    path = Path(cfg.work_dir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be created: {error.strerror}') from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f'{path}: cannot be written')
+
+
+def add_hooks(cfg: Config) -> None:
+    """Let a config that does not name them have vadslim's hooks, in place: they change no result.
+
+    Structures are checked and stored, random states kept, checkpoints written whole.
+    """
+    hooks = list(cfg.get('custom_hooks') or [])
+    present = {bare(hook.get('type')) for hook in hooks if isinstance(hook, Mapping)}
+    hooks += [
+        {'type': f'vadslim.{name}'} for name in ('RandomStateHook', 'StructureHook') if name not in present
+    ]
+    cfg.custom_hooks = hooks
+    defaults = cfg.get('default_hooks') or ConfigDict()
+    saver = defaults.get('checkpoint', {'type': 'CheckpointHook', 'interval': 1})
+    if isinstance(saver, Mapping) and bare(saver.get('type')) == 'CheckpointHook':
+        saver = {**saver, 'type': 'vadslim.CheckpointHook'}
+    cfg.default_hooks = {**defaults, 'checkpoint': saver}
+
+
+def use_structure(cfg: Config, checkpoint: Mapping[str, Any], source: StrPath) -> bool:
+    """Let a dense config build the slim network of a checkpoint, in place.
+
+    Args:
+        cfg: its ``model`` becomes a ``SlimModel`` of itself if the checkpoint is slim and the model is not.
+        checkpoint: what ``source`` holds.
+        source: where the structure is read from when the model is built.
+
+    Returns:
+        Whether the model was changed.
+    """
+    if checkpoint_structure(checkpoint) is None or bare(cfg.model.get('type')) == 'SlimModel':
+        return False
+    architecture = cfg.model
+    cfg._cfg_dict.pop('model')  # assigning would merge
+    cfg.model = ConfigDict(type='vadslim.SlimModel', architecture=architecture, structure=str(source))
+    return True
+
+
+def keep_structure(cfg: Config, checkpoint: Mapping[str, Any], work_dir: StrPath) -> None:
+    """Write the structure beside the results, and let the config read it there: checkpoints come and go."""
+    from .pruning import Structure
+
+    file = Path(work_dir).absolute() / 'structure.json'
+    structure = Structure.from_dict(checkpoint_structure(checkpoint))
+    if is_main_process():
+        structure.save(file)
+    barrier()
+    cfg.model.structure = str(file)
+
+
+def never_download(cfg: Config) -> None:
+    """Take pretrained weights out of a config whose weights come from a checkpoint, in place."""
+    without_pretrained(cfg.model)
+
+
+def config_of(checkpoint: Mapping[str, Any], source: StrPath) -> Config:
+    """Get the config that a checkpoint was trained with, from plain data.
+
+    A config names classes to build, so one that comes from a file without the user's hand is taken only if
+    all of them are registered by name in packages that belong here: no dotted path, which MMEngine would
+    import and call.
+
+    Raises:
+        UserError: the checkpoint has none, or it names anything else.
+    """
+    text = (checkpoint.get('meta') or {}).get('config_json')
+    if not isinstance(text, str):
+        raise UserError(f'{source}: holds no config as plain data; give the CONFIG')
+    try:
+        data = config_from_text(text)
+    except ValueError as error:
+        raise UserError(f'{source}: its config cannot be read ({error}); give the CONFIG') from None
+    imports = (data.get('custom_imports') or {}).get('imports') or []
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    untrusted = [name for name in imports if name.split('.')[0] not in TRUSTED]
+    untrusted += [kind for kind in _types(data) if not _is_registered_name(kind)]
+    if untrusted:
+        raise UserError(
+            f'{source}: its config names {str(untrusted[0])[:60]!r}, which is not taken; give the CONFIG'
+        )
+    if imports:
+        import_modules_from_strings(imports)
+    return Config(data)
+
+
+def _types(item: Any) -> list[Any]:
+    """All values of the keys by which MMEngine chooses what to build."""
+    if isinstance(item, list | tuple):
+        return [kind for part in item for kind in _types(part)]
+    if not isinstance(item, dict):
+        return []
+    own = [
+        item[key] for key in ('type', 'constructor', '_scope_', 'default_scope') if item.get(key) is not None
+    ]
+    return own + [kind for part in item.values() for kind in _types(part)]
+
+
+def _is_registered_name(kind: Any) -> bool:
+    if not isinstance(kind, str):
+        return False
+    scope, _, name = kind.rpartition('.')
+    return name.isidentifier() and (not scope or scope in TRUSTED)
+
+
+def write_text(path: StrPath, text: str) -> None:
+    """Write a small text file, whole or not at all."""
+    try:
+        with atomic_write(path) as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written: {error.strerror}') from None

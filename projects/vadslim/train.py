@@ -1,0 +1,190 @@
+"""``tools/train.py``: train any MMEngine config, dense or slim."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .cli import UserError, say
+
+SCRIPT = Path(__file__).resolve().parents[2] / 'tools' / 'train.py'
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; the options of VAD's own train.py are accepted."""
+    from mmengine.config import DictAction
+
+    parser = argparse.ArgumentParser(
+        prog='train.py',
+        description='Train a config. With a slim checkpoint a dense config becomes slim by itself.',
+    )
+    parser.add_argument('config', nargs='?', help='config file; may be missing with --resume PATH')
+    parser.add_argument('--config', dest='config_option', metavar='CONFIG', help='the same')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: ./work_dirs/NAME)')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='latest',
+        metavar='PATH',
+        help='go on from PATH, or from the latest in the work dir',
+    )
+    parser.add_argument('--resume-from', metavar='PATH', help='the same as --resume PATH')
+    parser.add_argument('--load-from', metavar='PATH', help='start from the weights of PATH at epoch 0')
+    parser.add_argument('--no-validate', action='store_true', help='do not evaluate while training')
+    parser.add_argument('--amp', action='store_true', help='mixed precision; needs a GPU')
+    parser.add_argument(
+        '--deterministic', action='store_true', help='deterministic algorithms, where there are any'
+    )
+    parser.add_argument(
+        '--seed', type=int, help="random seed (default: the checkpoint's or the config's, else 0)"
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        '--autoscale-lr',
+        action='store_true',
+        help='scale the rate with the whole batch size',
+    )
+    add_common_options(parser, DictAction)
+    args = parser.parse_args(argv)
+    if args.resume and args.resume.endswith('.py') and not (args.config or args.config_option):
+        args.config, args.resume = args.resume, 'latest'  # train.py --resume CONFIG
+    if args.config and args.config_option:
+        raise UserError(f'the config is given twice: {args.config} and --config {args.config_option}')
+    args.config = args.config or args.config_option
+    given = [name for name in ('resume', 'resume_from', 'load_from') if getattr(args, name)]
+    if len(given) > 1:
+        raise UserError(f'--{given[0].replace("_", "-")} and --{given[1].replace("_", "-")}: choose one')
+    args.resume = args.resume or args.resume_from
+    if not args.config and args.resume in (None, 'latest'):
+        raise UserError('a CONFIG is needed (it may be missing with --resume PATH only)')
+    return args
+
+
+def add_common_options(parser: argparse.ArgumentParser, dict_action: type[argparse.Action]) -> None:
+    """Add what train.py and test.py share."""
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
+    parser.add_argument(
+        '--gpus', type=int, metavar='N', help='start N processes; without CUDA they compute on the CPU'
+    )
+    parser.add_argument(
+        '--gpu-ids', type=int, nargs='+', metavar='ID', help='start one process on each of these GPUs'
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=dict_action,
+        metavar='KEY=VALUE',
+        help='put values over the config: a.b=1 c="[1,2]"; a key that does not exist is an error',
+    )
+    parser.add_argument('--options', nargs='+', action=dict_action, help=argparse.SUPPRESS)
+
+
+def main(argv: Sequence[str]) -> int | None:
+    """Train.
+
+    Returns:
+        The exit code of the processes started for ``--gpus``, None for one's own work.
+    """
+    args = parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    from .launch import ran_alone
+
+    if args.config and not Path(args.config).is_file():
+        from .options import load_config
+
+        load_config(args.config)  # says so before any process is started
+    code = ran_alone(argv, str(SCRIPT), args.gpus, args.gpu_ids, args.launcher)
+    if code is not None:
+        return code
+    runner = build(args)
+    runner.train()
+    return None
+
+
+def build(args: argparse.Namespace) -> Any:
+    """Build the Runner that a command line asks for."""
+    import torch
+    from mmengine.runner import Runner
+
+    from . import experiment
+    from .checkpoint import load_checkpoint, register_loader
+    from .hooks.checkpoint_hook import find_latest
+    from .launch import adapt_to_device, init_distributed
+    from .options import load_config, merge_options
+
+    register_loader()
+    resumed = None
+    if args.resume not in (None, 'latest'):
+        resumed = load_checkpoint(args.resume)
+    cfg = load_config(args.config) if args.config else experiment.config_of(resumed, args.resume)
+    merge_options(cfg, args.options)
+    merge_options(cfg, args.cfg_options)
+    experiment.default_work_dir(cfg, args.config, args.work_dir)
+    source = args.resume
+    if source == 'latest' or (source is None and cfg.get('resume')):
+        source = cfg.load_from if source is None and cfg.get('load_from') else find_latest(cfg.work_dir)
+        if source is None:
+            say(f'{cfg.work_dir}: nothing to resume from, training starts at epoch 0')
+        else:
+            resumed = load_checkpoint(source)
+    _start_from(cfg, args, source, resumed)
+    _set_switches(cfg, args, resumed)
+    checkpoint = resumed or (load_checkpoint(cfg.load_from) if cfg.get('load_from') else None)
+    init_distributed(args.launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
+    adapt_to_device(cfg, args.launcher)
+    if checkpoint is not None and experiment.use_structure(cfg, checkpoint, cfg.load_from):
+        say(f'{cfg.load_from}: a slim network; the model of the config is slimmed like it')
+        experiment.keep_structure(cfg, checkpoint, cfg.work_dir)
+    if checkpoint is not None:
+        experiment.never_download(cfg)
+    experiment.add_hooks(cfg)
+    del checkpoint, resumed
+    runner = Runner.from_cfg(cfg)
+    if cfg.randomness.get('deterministic'):  # as mmcv 1 had it: what has no deterministic version only warns
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return runner
+
+
+def _start_from(cfg: Any, args: argparse.Namespace, source: Any, resumed: dict | None) -> None:
+    """Decide between resume and load_from, in place."""
+    if resumed is not None:
+        cfg.load_from, cfg.resume = str(source), True
+        meta = resumed.get('meta') or {}
+        if meta.get('iter') is None or meta.get('epoch') is None or 'message_hub' not in resumed:
+            say(f'{source}: not written by MMEngine; its weights are loaded, training starts at epoch 0')
+            cfg.resume = False
+    else:
+        cfg.resume = False
+        if args.load_from:
+            cfg.load_from = args.load_from
+
+
+def _set_switches(cfg: Any, args: argparse.Namespace, resumed: dict | None) -> None:
+    """Put the plain switches of the command line into the config, in place."""
+    import torch
+
+    if args.amp:
+        if not torch.cuda.is_available():
+            raise UserError('--amp: mixed precision needs a GPU, and there is none; leave it out')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+            raise UserError('--auto-scale-lr: the config has no auto_scale_lr.base_batch_size')
+        cfg.auto_scale_lr.enable = True
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    randomness = dict(cfg.get('randomness') or {})
+    if args.seed is not None:
+        randomness['seed'] = args.seed
+    elif resumed is not None and cfg.resume and (resumed.get('meta') or {}).get('seed') is not None:
+        randomness['seed'] = resumed['meta']['seed']
+    elif randomness.get('seed') is None:
+        randomness['seed'] = 0
+    if args.deterministic:
+        randomness['deterministic'] = True
+    if randomness.get('deterministic'):
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    cfg.randomness = randomness

@@ -54,9 +54,12 @@ class Slice:
             raise GroupError(
                 f'{self.tensor} dim {self.dim}: a position belongs to two units, or twice to one'
             )
-        for unit, positions in enumerate(index):
-            if np.any(positions[1:] < positions[:-1]):
-                raise GroupError(f'{self.tensor} dim {self.dim}: the positions of unit {unit} are not sorted')
+        starts = np.cumsum([positions.size for positions in index])
+        falls = np.flatnonzero(flat[1:] < flat[:-1]) + 1  # allowed only where the next unit begins
+        wrong = np.setdiff1d(falls, starts)
+        if wrong.size:
+            unit = int(np.searchsorted(starts, wrong[0], side='right'))
+            raise GroupError(f'{self.tensor} dim {self.dim}: the positions of unit {unit} are not sorted')
 
     def positions(self, units: Sequence[int]) -> np.ndarray:
         """The sorted positions of some units."""

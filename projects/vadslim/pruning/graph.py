@@ -1,0 +1,495 @@
+"""Traced Groups. The only file that imports torch_pruning.
+
+Torch-Pruning's ``DependencyGraph`` runs the model once and finds its layers and operations. Which channel of
+one layer is which channel of the next is followed in ``labels.py``: Torch-Pruning's own index mapping knows
+concat and split along dim 1 only, takes a split's parts in the order it visits them, and treats what it does
+not know as element-wise.
+
+The trace runs on a deep copy in eval mode in which every parameter, buffer and input requires gradients, so
+frozen layers are in the graph, and the model's own flags, mode and hooks stay as they are. On the copy each
+known layer is one node of the autograd graph, and so is each module that declares Groups of its own: its
+inside is not looked at.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .find import protect_frozen, run_example
+from .group import OPEN, Attr, Group, GroupError, Slice, declaration_of, first_names
+from .joining import merge_reasons
+from .labels import Channels, Elements, Label, Op, Shape, Stored, apply_rule
+
+KINDS = tp.ops.OPTYPE
+CONVS = (KINDS.CONV, KINDS.DEPTHWISE_CONV)
+NORMS = (KINDS.BN, KINDS.LN, KINDS.GN, KINDS.IN, KINDS.PRELU)
+LAYERS = (*CONVS, *NORMS, KINDS.LINEAR, KINDS.EMBED)
+
+
+def trace_groups(
+    module: nn.Module,
+    example: Any,
+    prefix: str = '',
+    outputs_free: bool = False,
+    allow_frozen: bool = False,
+) -> list[Group]:
+    """The Groups of coupled channels of one module.
+
+    A Group that reaches an output, an operation that is not followed, or a module with Groups of its own is
+    protected with a reason that starts with 'open: ', which a declaration that states the other side lifts
+    (``Group.closes``).
+
+    Args:
+        module: What is traced; it is left as it is.
+        example: Arguments of one forward of ``module``, as in ``find_groups``.
+        prefix: Dotted path of the module in the model; stands in front of all names.
+        outputs_free: Channels of the outputs may go.
+        allow_frozen: Groups that touch a weight with requires_grad=False are not protected.
+
+    Returns:
+        One Group per set of channels that lie in the same tensors, in the order of the module's tensors.
+    """
+    trace = _Trace(module)
+    outputs = trace.run(example)
+    for node, number in outputs:
+        label = trace.label(node, number)
+        if isinstance(label, Channels) and not outputs_free:
+            trace.elements.mark(label.ids, f'reaches an output of {prefix or type(module).__name__}')
+    trace.mark_cut_inputs()
+    groups = trace.groups()
+    if not allow_frozen:
+        groups = protect_frozen(module, groups)
+    return [group.prefixed(prefix) for group in groups]
+
+
+class _OneNode(torch.autograd.Function):
+    """Whatever ``run`` does, as one node of the graph whose inputs are ``tensors``."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Callable[[], tuple], *tensors: Tensor) -> tuple:
+        return run()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple:
+        raise RuntimeError('a traced copy is not trained')
+
+
+class _NoteLiteralSplits(TorchFunctionMode):
+    """Remembers the outputs of ``split``, whose sizes stand in the code; ``chunk`` adapts by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes: set[Any] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if getattr(func, '__name__', '') in ('split', 'split_with_sizes', 'tensor_split'):
+            self.nodes.update(tensor.grad_fn for tensor in _tensors(result))
+        return result
+
+
+class _Trace:
+    """One traced copy: its graph, the labels of its tensors, and the elements that have to leave together."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.first = first_names(module)
+        self.copy = copy.deepcopy(module).requires_grad_(True)
+        for module_copy in self.copy.modules():
+            for hooks in (module_copy._forward_hooks, module_copy._forward_pre_hooks):
+                hooks.clear()
+        for buffer in self.copy.buffers():
+            if buffer.is_floating_point():
+                buffer.requires_grad_(True)
+        self.names = {id(part): name for name, part in self.copy.named_modules()}
+        self.stored = {
+            id(tensor): name for name, tensor in [*self.copy.named_parameters(), *self.copy.named_buffers()]
+        }
+        self.opaque = {id(part) for part in _opaque(self.copy)}
+        self.elements = Elements()
+        self.owner: dict[Any, nn.Module] = {}  # node of the graph -> the layer or opaque module it stands for
+        self.cut: list[nn.Module] = []  # layers whose input came from outside the graph
+        self.saw_inputs = False
+        self.literal = _NoteLiteralSplits()
+        self.labels: dict[tuple[Any, int], Label] = {}
+        self.graph = tp.DependencyGraph()
+
+    # --- running the copy ---------------------------------------------------------------------------------
+
+    def run(self, example: Any) -> list[tuple[Any, int]]:
+        """Trace one forward; the (node, number) of every output tensor."""
+        anchor = torch.zeros((), requires_grad=True)
+        for part in _parts(self.copy):
+            self._make_one_node(part, anchor)
+        self.copy.register_forward_pre_hook(self._track_inputs, with_kwargs=True)
+        result: list[Any] = []
+
+        def forward(model: nn.Module, _: Any) -> list[Tensor]:
+            with self.literal:
+                result.append(run_example(model, example))
+            return [tensor for tensor in _tensors(result[0]) if tensor.grad_fn is not None]
+
+        with torch.enable_grad():
+            self.graph.build_dependency(self.copy, (), forward_fn=forward, verbose=False)
+        self.kinds = {
+            id(node.module): node.type for node in self.graph.module2node.values() if node.type in LAYERS
+        }
+        return [
+            (tensor.grad_fn, tensor.output_nr) for tensor in _tensors(result[0]) if tensor.grad_fn is not None
+        ]
+
+    def _track_inputs(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        self.saw_inputs = True
+        return _map_tensors(args, _tracked), _map_tensors(kwargs, _tracked)
+
+    def _make_one_node(self, part: nn.Module, anchor: Tensor) -> None:
+        forward = part.forward
+
+        def one_node(*args: Any, **kwargs: Any) -> Any:
+            inputs = [tensor for tensor in _tensors((args, kwargs)) if tensor.is_floating_point()]
+            if self.saw_inputs and any(not tensor.requires_grad for tensor in inputs):
+                self.cut.append(part)
+            nested: list[Any] = []
+
+            def run() -> tuple:
+                nested.append(forward(*args, **kwargs))
+                return tuple(tensor.clone() for tensor in _tensors(nested[0]))
+
+            outputs = iter(_OneNode.apply(run, *inputs, anchor))
+            result = _map_tensors(nested[0], lambda _: next(outputs))
+            for tensor in _tensors(result):
+                if tensor.grad_fn is not None:
+                    self.owner[tensor.grad_fn] = part
+            return result
+
+        part.forward = one_node
+
+    # --- labels -------------------------------------------------------------------------------------------
+
+    def label(self, node: Any, number: int) -> Label:
+        """The label of one output of a node; its inputs are labelled first, without recursion."""
+        stack = [(node, number)]
+        while stack:
+            top = stack[-1]
+            if top in self.labels:
+                stack.pop()
+                continue
+            waiting = [
+                edge
+                for edge in top[0].next_functions
+                if edge[0] is not None and not _is_leaf(edge[0]) and edge not in self.labels
+            ]
+            if waiting:
+                stack += waiting
+                continue
+            self.labels[top] = self._compute(*stack.pop())
+        return self.labels[node, number]
+
+    def _compute(self, node: Any, number: int) -> Label:
+        inputs = [self._input(edge) for edge in node.next_functions]
+        part = self.owner.get(node)
+        if part is not None:
+            return self._through_module(part, inputs[:-1], _shape(node, number))
+        name = node.name().rstrip('0123456789').removesuffix('Backward')
+        literal = node in self.literal.nodes
+        return apply_rule(Op(name, node, number, _shape(node, number), inputs, literal, self.elements))
+
+    def _input(self, edge: tuple[Any, int]) -> tuple[Label, Shape | None]:
+        node, number = edge
+        if node is None:
+            return None, None
+        if not _is_leaf(node):
+            return self.labels[edge], _shape(node, number)
+        variable = node.variable
+        name, shape = self.stored.get(id(variable)), tuple(variable.shape)
+        return (Stored(self.first.get(name, name), tuple(range(len(shape)))) if name else None), shape
+
+    def _through_module(
+        self, part: nn.Module, inputs: list[tuple[Label, Shape | None]], shape: Shape
+    ) -> Label:
+        name, kind = self.names[id(part)], self.kinds.get(id(part))
+        if kind is None or id(part) in self.opaque:
+            for label, _ in inputs:
+                if isinstance(label, Channels):
+                    self.elements.mark(label.ids, f'reaches {name}, which states its own Groups')
+            return None
+        label, given = inputs[0] if inputs else (None, None)
+        layer = _Layer(part, name, kind, self)
+        if isinstance(label, Channels):
+            if given is not None and label.dim == layer.channel_dim(len(given)):
+                self.elements.unite(label.ids, layer.reads(label.ids))
+            else:
+                self.elements.mark(label.ids, f'reaches {name} along another dim than its channels')
+        ids = layer.makes(label)
+        return None if ids is None else Channels(layer.channel_dim(len(shape)), ids)
+
+    def mark_cut_inputs(self) -> None:
+        """A layer whose input was cut from the graph may read any channels of that number: protect those."""
+        widths = {}
+        for part in self.cut:
+            width = getattr(part, 'in_channels', getattr(part, 'in_features', None))
+            if width is not None:
+                widths[width] = self.names[id(part)]
+        for ids in list(self.elements.spaces.values()):
+            if len(ids) in widths:
+                reader = widths[len(ids)]
+                self.elements.mark(
+                    ids, f'may be read by {reader}, whose input was cut off (detach or no_grad)'
+                )
+
+    # --- units and Groups -----------------------------------------------------------------------------------
+
+    def groups(self) -> list[Group]:
+        """Units that lie in the same tensors form a Group; layers not reached are listed, protected."""
+        find = self.elements.sets.find
+        places: dict[int, dict[tuple[str, int], list[int]]] = defaultdict(dict)
+        for space, ids in self.elements.spaces.items():
+            for position, element in enumerate(ids.tolist()):
+                places[find(element)].setdefault(space, []).append(position)
+        reasons: dict[int, list[str]] = defaultdict(list)
+        for element, texts in self.elements.reasons.items():
+            reasons[find(element)] += texts
+        falls: dict[int, dict[Attr, int]] = defaultdict(lambda: defaultdict(int))
+        for attr, element in self.elements.attrs:
+            falls[find(element)][attr] += 1
+        alike: dict[tuple, list[int]] = defaultdict(list)
+        for unit, where in places.items():
+            if self.elements.makers & where.keys():
+                alike[frozenset(where), frozenset(falls[unit].items())].append(unit)
+
+        order = {name: number for number, name in enumerate(self.first.values())}
+        result: list[Group] = []
+        taken: dict[str, int] = defaultdict(int)
+
+        def first_place(item: tuple[Any, list[int]]) -> tuple[int, int]:
+            unit = item[1][0]
+            return min((order.get(space[0], len(order)), where[0]) for space, where in places[unit].items())
+
+        for (spaces, fall), units in sorted(alike.items(), key=first_place):
+            ordered = sorted(spaces, key=lambda space: (order.get(space[0], -1), space[1]))
+            slices = [
+                Slice(
+                    tensor,
+                    dim,
+                    tuple(np.array(places[unit][tensor, dim]) for unit in units),
+                    self._mask(tensor),
+                )
+                for tensor, dim in ordered
+                if tensor in order
+            ]
+            name, kind = self._name(ordered)
+            taken[name] += 1
+            result.append(
+                Group(
+                    f'{name}.{taken[name]}' if taken[name] > 1 else name,
+                    kind,
+                    len(units),
+                    tuple(slices),
+                    tuple(replace(attr, per_unit=count * attr.per_unit) for attr, count in fall),
+                    protected=merge_reasons([text for unit in units for text in reasons[unit]]),
+                )
+            )
+        return result + list(self._unreached({group.name for group in result}))
+
+    def _name(self, spaces: list[tuple[str, int]]) -> tuple[str, str]:
+        """The Group is named after the first layer, or else tensor, that makes its channels."""
+        makers = [tensor for tensor, dim in spaces if (tensor, dim) in self.elements.makers]
+        for tensor in makers:
+            path, _, attribute = tensor.rpartition('.')
+            part = self.copy.get_submodule(path) if attribute == 'weight' else None
+            if isinstance(part, nn.Linear):
+                return f'{path}.neurons' if path else 'neurons', 'neuron'
+            if isinstance(part, nn.modules.conv._ConvNd):
+                return f'{path}.channels' if path else 'channels', 'channel'
+        return f'{makers[0]}.channels', 'channel'
+
+    def _mask(self, tensor: str) -> float:
+        return 1.0 if tensor.rpartition('.')[2] == 'running_var' else 0.0
+
+    def _unreached(self, names: set[str]) -> Iterator[Group]:
+        hidden = {id(inner) for outer in _opaque(self.copy) for inner in outer.modules()}
+        for name, part in self.copy.named_modules():
+            conv = isinstance(part, nn.modules.conv._ConvNd)
+            if id(part) in self.kinds or not (conv or isinstance(part, nn.Linear)):
+                continue
+            if id(part) in hidden:
+                continue
+            dim = 1 if conv and part.transposed else 0
+            size = part.weight.shape[dim]
+            weight = self.first.get(f'{name}.weight' if name else 'weight', '')
+            label = f'{name}.{"channels" if conv else "neurons"}'.lstrip('.')
+            if weight and label not in names:
+                index = tuple(np.array([position]) for position in range(size))
+                reason = f'{OPEN}{name} is not in the traced graph'
+                kind = 'channel' if conv else 'neuron'
+                yield Group(label, kind, size, (Slice(weight, dim, index),), protected=reason)
+
+
+class _Layer:
+    """Which elements a known layer reads and makes."""
+
+    def __init__(self, part: nn.Module, name: str, kind: Any, trace: _Trace) -> None:
+        self.part, self.name, self.kind, self.trace = part, name, kind, trace
+        self.elements = trace.elements
+
+    def channel_dim(self, ndim: int) -> int:
+        """Which dim of an input or output of ``ndim`` dims counts channels."""
+        if self.kind in (KINDS.LINEAR, KINDS.LN, KINDS.EMBED):
+            return ndim - 1
+        if self.kind in CONVS:
+            return ndim - 1 - len(self.part.kernel_size)  # type: ignore[arg-type]
+        return 0 if ndim == 1 else 1
+
+    def space(self, attribute: str, dim: int, makes: bool = False) -> np.ndarray | None:
+        """The elements of a dim of one of the layer's tensors."""
+        tensor = getattr(self.part, attribute, None)
+        if not isinstance(tensor, Tensor):
+            return None
+        name = self.trace.first[f'{self.name}.{attribute}' if self.name else attribute]
+        if makes:
+            self.elements.makers.add((name, dim))
+        return self.elements.space(name, dim, tensor.shape[dim])
+
+    def reads(self, given: np.ndarray) -> np.ndarray:
+        """The elements that the input's channels have to be united with."""
+        part: Any = self.part
+        if self.kind == KINDS.LINEAR:
+            return _known(self.space('weight', 1))
+        if self.kind not in CONVS:
+            return given
+        if part.groups == 1:
+            return _known(self.space('weight', 0 if part.transposed else 1))
+        return self._whole_groups()[0]
+
+    def makes(self, label: Label) -> np.ndarray | None:
+        """The elements of the output's channels; None when nothing is known about them."""
+        part: Any = self.part
+        if self.kind in NORMS:
+            return self._norm(label)
+        if self.kind == KINDS.EMBED:
+            return self.space('weight', 1, makes=True)
+        if self.kind in CONVS and part.groups > 1:
+            return self._whole_groups()[1]
+        ids = _known(self.space('weight', 1 if self.kind in CONVS and part.transposed else 0, makes=True))
+        self._bias(ids)
+        return ids
+
+    def _bias(self, ids: np.ndarray) -> None:
+        bias = self.space('bias', 0)
+        if bias is not None:
+            self.elements.unite(ids, bias)
+
+    def _whole_groups(self) -> tuple[np.ndarray, np.ndarray]:
+        """A grouped (or depthwise) convolution loses whole groups: inputs, outputs and one of ``groups``."""
+        part: Any = self.part
+        seen = (self.name + ':in', 0) in self.elements.spaces
+        inner = self.elements.space(self.name + ':in', 0, part.in_channels)
+        outer = self.elements.space(self.name + ':out', 0, part.out_channels)
+        if not seen:
+            rows = _known(self.space('weight', 0, makes=True))
+            self.elements.unite(inner if part.transposed else outer, rows)
+            self._bias(outer)
+            ins, outs = inner.reshape(part.groups, -1), outer.reshape(part.groups, -1)
+            for in_group, out_group in zip(ins, outs):
+                members = np.concatenate([in_group, out_group])
+                self.elements.unite(np.full(len(members), members[0]), members)
+                self.elements.count(Attr(self.name, 'groups'), int(members[0]))
+        return inner, outer
+
+    def _norm(self, label: Label) -> np.ndarray | None:
+        """A norm passes its channels on; a GroupNorm loses whole groups."""
+        if not isinstance(label, Channels):
+            return None
+        ids, part = label.ids, cast(Any, self.part)
+        if self.kind == KINDS.PRELU and part.weight.numel() == 1:
+            return ids
+        if self.kind == KINDS.LN and (len(part.normalized_shape) != 1 or part.weight is None):
+            self.elements.mark(ids, f'{self.name} is a LayerNorm whose width no vector of weights tells')
+            return ids
+        for attribute in ('weight', 'bias', 'running_mean', 'running_var'):
+            own = self.space(attribute, 0)
+            if own is not None:
+                self.elements.unite(ids, own)
+        if self.kind == KINDS.GN and (self.name + ':groups', 0) not in self.elements.spaces:
+            groups = int(part.num_groups)
+            heads = self.elements.space(self.name + ':groups', 0, groups)
+            self.elements.unite(np.repeat(heads, len(ids) // groups), ids)
+            for element in heads.tolist():
+                self.elements.count(Attr(self.name, 'num_groups'), element)
+        return ids
+
+
+def _parts(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules that become one node: those that state their own Groups, and known layers outside them."""
+    opaque = list(_opaque(model))
+    inside = {id(inner) for outer in opaque for inner in outer.modules()}
+    yield from opaque
+    for part in model.modules():
+        if id(part) not in inside and tp.ops.module2type(part) in LAYERS and _plain(part):
+            yield part
+
+
+def _opaque(model: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules inside the model that declare Groups, and recurrent ones."""
+    for part in model.children():
+        if declaration_of(part) is not None or isinstance(part, nn.RNNBase):
+            yield part
+        else:
+            yield from _opaque(part)
+
+
+def _plain(part: nn.Module) -> bool:
+    """The layer's weight is a parameter of its own (no weight norm, no parametrization)."""
+    return 'weight' in part._parameters and not hasattr(part, 'parametrizations')
+
+
+def _known(ids: np.ndarray | None) -> np.ndarray:
+    if ids is None:
+        raise GroupError('a layer without a weight')
+    return ids
+
+
+def _is_leaf(node: Any) -> bool:
+    return hasattr(node, 'variable')
+
+
+def _shape(node: Any, number: int) -> Shape:
+    return tuple(int(size) for size in node._input_metadata[number].shape)
+
+
+def _tracked(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(True) if tensor.is_floating_point() else tensor
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor of a nesting of dicts, lists and tuples, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nesting with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _map_tensors(item, change) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, '_fields'):
+        return type(value)(*(_map_tensors(item, change) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(_map_tensors(item, change) for item in value)
+    return value

@@ -1,0 +1,424 @@
+"""Following channels through the operations of a traced graph.
+
+Every position of every prunable dimension is an *element*. A *label* says which dim of a tensor counts
+channels, and which element each position of that dim carries. An operation's rule takes the labels of its
+inputs to the label of its output, and unites the elements that have to leave together. What a rule cannot
+follow is marked, never guessed: the units that reach it are protected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .group import OPEN, Attr
+from .joining import DisjointSets
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Dim ``dim`` of a tensor carries the elements ``ids``; -1 where no parameter makes the channel."""
+
+    dim: int
+    ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A parameter or buffer itself; ``dims[k]`` is its dim that the tensor's dim ``k`` shows, or None."""
+
+    name: str
+    dims: tuple[int | None, ...]
+
+
+Label = Channels | Stored | None
+
+
+class Elements:
+    """The elements of all (tensor, dim) seen so far, which ones form a unit, and what is known of them."""
+
+    def __init__(self) -> None:
+        self.spaces: dict[tuple[str, int], np.ndarray] = {}
+        self.sets = DisjointSets(0)
+        self.reasons: dict[int, dict[str, None]] = {}
+        self.attrs: list[tuple[Attr, int]] = []
+        self.makers: set[tuple[str, int]] = set()  # where channels are made, not read
+
+    def space(self, tensor: str, dim: int, size: int) -> np.ndarray:
+        """The elements of one dim of a tensor, made on the first call."""
+        if (tensor, dim) not in self.spaces:
+            start = len(self.sets.parent)
+            self.sets.parent.extend(range(start, start + size))
+            self.spaces[tensor, dim] = np.arange(start, start + size)
+        return self.spaces[tensor, dim]
+
+    def unite(self, one: np.ndarray, other: np.ndarray) -> None:
+        """Position by position; what meets a channel that nothing makes (-1) cannot leave."""
+        for a, b in zip(one.tolist(), other.tolist()):
+            if a >= 0 and b >= 0:
+                self.sets.union(a, b)
+            elif max(a, b) >= 0:
+                self.mark(np.array([max(a, b)]), 'is combined with channels that no parameter makes')
+
+    def mark(self, ids: np.ndarray, reason: str) -> None:
+        """Protect the units of these elements: they reach a place that was not followed."""
+        for element in ids.tolist():
+            if element >= 0:
+                self.reasons.setdefault(element, {})[OPEN + reason] = None
+
+    def count(self, attr: Attr, element: int) -> None:
+        """``attr`` falls with the unit of this element."""
+        self.attrs.append((attr, element))
+
+
+@dataclass
+class Op:
+    """One operation as its rule sees it.
+
+    Args:
+        name: Autograd's name without 'Backward0', such as 'Add'.
+        node: The autograd node (its ``_saved_*`` attributes).
+        output: Which output of the operation is asked for.
+        shape: Shape of that output.
+        inputs: (label, shape) per input; shape None for an input that autograd does not know (a constant).
+        literal: The sizes of this split stand in the code.
+        elements: Where elements are united and marked.
+    """
+
+    name: str
+    node: Any
+    output: int
+    shape: Shape
+    inputs: list[tuple[Label, Shape | None]]
+    literal: bool
+    elements: Elements = field(repr=False)
+
+    def saved_dims(self, attribute: str = '_saved_dim', ndim: int | None = None) -> list[int]:
+        """Saved dims counted from the front (autograd keeps -1 as 2**64 - 1)."""
+        value = getattr(self.node, attribute)
+        count = len(self.first_shape) if ndim is None else ndim
+        dims = [value] if isinstance(value, int) else list(value)
+        signed = [dim - 2**64 if dim >= 2**63 else dim for dim in dims]
+        return [dim + count if dim < 0 else dim for dim in signed]
+
+    @property
+    def first_shape(self) -> Shape:
+        shape = self.inputs[0][1]
+        assert shape is not None
+        return shape
+
+    def lose(self, why: str) -> Label:
+        """Mark everything that comes in."""
+        for label, _ in self.inputs:
+            if isinstance(label, Channels):
+                self.elements.mark(label.ids, why)
+        return None
+
+    def stored(self, label: Stored, shape: Shape, dim: int) -> np.ndarray | None:
+        """The elements of a parameter's dim that the tensor's ``dim`` shows."""
+        own = label.dims[dim]
+        return None if own is None else self.elements.space(label.name, own, shape[dim])
+
+
+Rule = Callable[[Op, Channels], Label]
+RULES: dict[str, Callable[[Op], Label]] = {}
+
+
+def _rule(*names: str) -> Callable[[Callable[[Op], Label]], Callable[[Op], Label]]:
+    def register(rule: Callable[[Op], Label]) -> Callable[[Op], Label]:
+        RULES.update(dict.fromkeys(names, rule))
+        return rule
+
+    return register
+
+
+def _follow(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for operations on one tensor; it is called when that tensor has channels."""
+
+    def register(rule: Rule) -> Rule:
+        def on_first(op: Op) -> Label:
+            label = op.inputs[0][0]
+            if isinstance(label, Channels):
+                return rule(op, label)
+            return None
+
+        RULES.update(dict.fromkeys(names, on_first))
+        return rule
+
+    return register
+
+
+def apply_rule(op: Op) -> Label:
+    """The label of an operation's output."""
+    if not any(isinstance(label, Channels | Stored) for label, _ in op.inputs):
+        return None
+    rule = RULES.get(op.name)
+    if rule is None:
+        return op.lose(f'reaches the operation {op.name}, which is not followed')
+    return rule(op)
+
+
+@_rule(
+    'Abs',
+    'Alias',
+    'Celu',
+    'Clamp',
+    'Clone',
+    'Contiguous',
+    'Copy',
+    'Cos',
+    'Elu',
+    'Erf',
+    'Exp',
+    'Gelu',
+    'Hardshrink',
+    'Hardsigmoid',
+    'Hardswish',
+    'Hardtanh',
+    'LeakyRelu',
+    'Log',
+    'Log1P',
+    'LogSigmoid',
+    'Mish',
+    'NativeDropout',
+    'Neg',
+    'Pow',
+    'Reciprocal',
+    'Relu',
+    'Rsqrt',
+    'Sigmoid',
+    'Sign',
+    'Silu',
+    'Sin',
+    'Softplus',
+    'Sqrt',
+    'Square',
+    'Tanh',
+    'Threshold',
+    'ToCopy',
+)
+def _elementwise(op: Op) -> Label:
+    return op.inputs[0][0] if len([shape for _, shape in op.inputs if shape]) == 1 else _broadcast(op)
+
+
+@_rule('Add', 'Addcdiv', 'Addcmul', 'Div', 'Lerp', 'Maximum', 'Minimum', 'Mul', 'Rsub', 'Sub', 'Where')
+def _broadcast(op: Op) -> Label:
+    ndim = len(op.shape)
+    carriers = []
+    for label, shape in op.inputs:
+        if isinstance(label, Channels) and shape is not None and shape[label.dim] > 1:
+            carriers.append(Channels(label.dim + ndim - len(shape), label.ids))
+    if not carriers:
+        return None
+    dim, ids = carriers[0].dim, carriers[0].ids
+    if any(carrier.dim != dim for carrier in carriers):
+        return op.lose(f'meets other channels along another dim in {op.name}')
+    for carrier in carriers[1:]:
+        op.elements.unite(ids, carrier.ids)
+    for label, shape in op.inputs:
+        if isinstance(label, Channels) or shape is None:
+            continue
+        own = dim - ndim + len(shape)
+        if own < 0 or shape[own] == 1:
+            continue
+        elements = op.stored(label, shape, own) if isinstance(label, Stored) else None
+        if elements is None:
+            elements = np.full(len(ids), -1)
+        op.elements.unite(ids, elements)
+    return Channels(dim, ids)
+
+
+@_follow(
+    'AdaptiveAvgPool2D',
+    'AdaptiveMaxPool2D',
+    'AvgPool2D',
+    'MaxPool2DWithIndices',
+    'AvgPool3D',
+    'MaxPool3DWithIndices',
+    'UpsampleBicubic2D',
+    'UpsampleBilinear2D',
+    'UpsampleNearest2D',
+    'UpsampleNearestExact2D',
+    'ReflectionPad2D',
+    'ReplicationPad2D',
+)
+def _spatial(op: Op, label: Channels) -> Label:
+    spatial = 3 if '3D' in op.name else 2
+    if label.dim >= len(op.shape) - spatial:
+        return op.lose(f'is resampled along its channels in {op.name}')
+    return label
+
+
+@_rule('GridSampler2D', 'GridSampler3D')
+def _grid_sample(op: Op) -> Label:
+    label = op.inputs[0][0]
+    if any(isinstance(other, Channels) for other, _ in op.inputs[1:]) or not isinstance(label, Channels):
+        return op.lose('is used as sampling positions')
+    return label if label.dim == 1 else op.lose('is sampled along its channels')
+
+
+@_follow('Amax', 'Amin', 'Mean', 'Std', 'Sum', 'Var', 'LinalgVectorNorm', 'Norm')
+def _reduce(op: Op, label: Channels) -> Label:
+    dims = op.saved_dims() if getattr(op.node, '_saved_dim', None) is not None else []
+    if not dims or label.dim in dims:
+        return op.lose(f'is reduced over its channels in {op.name}')
+    kept = len(op.shape) == len(op.first_shape)
+    return Channels(label.dim - (0 if kept else sum(dim < label.dim for dim in dims)), label.ids)
+
+
+@_follow('Softmax', 'LogSoftmax', 'Cumsum')
+def _along(op: Op, label: Channels) -> Label:
+    if label.dim in op.saved_dims():
+        return op.lose(f'goes through {op.name} along its channels')
+    return label
+
+
+@_follow('Permute')
+def _permute(op: Op, label: Channels) -> Label:
+    return Channels(op.saved_dims('_saved_dims').index(label.dim), label.ids)
+
+
+@_follow('Transpose')
+def _transpose(op: Op, label: Channels) -> Label:
+    one, other = (op.saved_dims(f'_saved_dim{number}')[0] for number in (0, 1))
+    return Channels({one: other, other: one}.get(label.dim, label.dim), label.ids)
+
+
+@_follow('T')
+def _matrix_transpose(op: Op, label: Channels) -> Label:
+    return Channels(1 - label.dim, label.ids)
+
+
+@_rule('Expand')
+def _expand(op: Op) -> Label:
+    label, shape = op.inputs[0][0], op.first_shape
+    more = len(op.shape) - len(shape)
+    if isinstance(label, Stored):
+        sizes = zip(label.dims, shape, op.shape[more:])
+        same = tuple(own if old == new else None for own, old, new in sizes)
+        return Stored(label.name, (None,) * more + same)
+    if isinstance(label, Channels):
+        return Channels(label.dim + more, label.ids) if shape[label.dim] > 1 else None
+    return None
+
+
+@_follow('View', 'UnsafeView', 'ReshapeAlias', 'Unsqueeze', 'Squeeze')
+def _view(op: Op, label: Channels) -> Label:
+    """Whole dims move, or merge with their neighbours; the channel dim is never cut."""
+    old, new, dim = op.first_shape, op.shape, label.dim
+    for k in range(len(new)):
+        before = math.prod(new[:k])
+        for first in range(dim + 1):
+            if math.prod(old[:first]) != before:
+                continue
+            for last in range(dim, len(old)):
+                if math.prod(old[first : last + 1]) != new[k] or (old[dim] == 1 and new[k] != 1):
+                    continue
+                aligned = [1] * (last + 1 - first)
+                aligned[dim - first] = old[dim]
+                return Channels(
+                    k, np.broadcast_to(label.ids.reshape(aligned), old[first : last + 1]).reshape(-1)
+                )
+    return op.lose(f'is cut by a reshape from {old} to {new}')
+
+
+@_follow('Split', 'SplitWithSizes', 'UnsafeSplit')
+def _split(op: Op, label: Channels) -> Label:
+    if op.saved_dims()[0] != label.dim:
+        return label
+    total = len(label.ids)
+    if op.name == 'SplitWithSizes':
+        sizes = list(op.node._saved_split_sizes)
+    else:
+        step = int(op.node._saved_split_size)
+        sizes = [min(step, total - start) for start in range(0, total, step)]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    if op.literal or len(set(sizes)) != 1:
+        op.lose(f'is split into {sizes} channels, numbers that stand in the code')
+    else:  # chunk: every part keeps the same size
+        for start in starts[1:-1]:
+            op.elements.unite(label.ids[: sizes[0]], label.ids[start : start + sizes[0]])
+    return Channels(label.dim, label.ids[starts[op.output] : starts[op.output + 1]])
+
+
+@_follow('Slice')
+def _slice(op: Op, label: Channels) -> Label:
+    if op.saved_dims()[0] != label.dim or op.shape[label.dim] == len(label.ids):
+        return label
+    return op.lose('is sliced by numbers that stand in the code')
+
+
+@_follow('Select', 'Unbind')
+def _select(op: Op, label: Channels) -> Label:
+    dim = op.saved_dims()[0]
+    if dim == label.dim:
+        return op.lose(f'is taken apart channel by channel in {op.name}')
+    return Channels(label.dim - (dim < label.dim), label.ids)
+
+
+@_follow('ConstantPadNd')
+def _pad(op: Op, label: Channels) -> Label:
+    pads = list(op.node._saved_pad)
+    from_end = len(op.shape) - 1 - label.dim
+    if 2 * from_end >= len(pads):
+        return label
+    before, after = pads[2 * from_end : 2 * from_end + 2]
+    if min(before, after) < 0:
+        return op.lose('is cropped along its channels')
+    return Channels(label.dim, np.pad(label.ids, (before, after), constant_values=-1))
+
+
+@_rule('Cat')
+def _cat(op: Op) -> Label:
+    dim = op.saved_dims(ndim=len(op.shape))[0]
+    carriers = {label.dim for label, _ in op.inputs if isinstance(label, Channels)}
+    if len(carriers) != 1:
+        return op.lose('is concatenated with channels along another dim') if carriers else None
+    along = carriers.pop()
+    unknown = [number for number, (_, shape) in enumerate(op.inputs) if shape is None]
+    if along == dim and len(unknown) > 1:
+        return op.lose('is concatenated with several constants')
+    width = op.shape[dim] - sum(shape[dim] for _, shape in op.inputs if shape is not None)
+    parts = [
+        _ids(op, label, shape, along, width if along == dim else op.shape[along])
+        for label, shape in op.inputs
+    ]
+    if along == dim:
+        return Channels(dim, np.concatenate(parts))
+    return _united(op, along, parts)
+
+
+@_rule('Stack')
+def _stack(op: Op) -> Label:
+    dim = op.saved_dims(ndim=len(op.shape))[0]
+    carriers = {label.dim for label, _ in op.inputs if isinstance(label, Channels)}
+    if len(carriers) != 1:
+        return op.lose('is stacked with channels along another dim') if carriers else None
+    along = carriers.pop()
+    size = op.shape[along + (along >= dim)]
+    parts = [_ids(op, label, shape, along, size) for label, shape in op.inputs]
+    return _united(op, along + (along >= dim), parts)
+
+
+def _ids(op: Op, label: Label, shape: Shape | None, dim: int, width: int) -> np.ndarray:
+    """The elements along one dim of an input; -1 where none makes it."""
+    if isinstance(label, Channels):
+        return label.ids
+    if shape is None:
+        return np.full(width, -1)
+    elements = op.stored(label, shape, dim) if isinstance(label, Stored) else None
+    return np.full(shape[dim], -1) if elements is None else elements
+
+
+def _united(op: Op, dim: int, parts: Sequence[np.ndarray]) -> Label:
+    first = next(part for part in parts if part.max(initial=-1) >= 0)
+    for part in parts:
+        if part is not first:
+            op.elements.unite(first, part)
+    return Channels(dim, first)

@@ -10,6 +10,7 @@ from . import (  # noqa: F401
     head,
     losses,
     map_losses,
+    metrics,
     planning_losses,
     transformer,
     transformer_layer,

@@ -4,6 +4,7 @@ from . import (  # noqa: F401
     assigners,
     bev_encoder,
     coders,
+    datasets,
     decoders,
     deformable_attention,
     detector,

@@ -1,0 +1,55 @@
+"""``analysis_struct.py``: prune, and train what is left."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from vadslim.cli import run, say
+from vadslim.slimming.options import Options, parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code: 0 done, 2 a user's mistake (one line), 130 interrupted."""
+    try:
+        return run(_run, argv)
+    except SystemExit as stop:  # --help
+        return stop.code if isinstance(stop.code, int) else 0
+
+
+def _run(argv: Sequence[str]) -> int:
+    options = parse(argv)
+    from vadslim.slimming.launch import choose_devices, choose_launcher, start_processes
+
+    device = choose_devices(options)  # before anything imports MMEngine
+    launcher, processes = choose_launcher(options, say)
+    training = options.mode is not None and not options.dry_run
+    _work(options, device, launcher if not processes else 'none', training and not processes)
+    if training and processes:  # the pruning took one process, and its folder is reused
+        code = start_processes(argv, processes)
+        return code if code >= 0 else 128 - code
+    return 0
+
+
+def _work(options: Options, device: str, launcher: str, training: bool) -> None:
+    """Prunes (rank 0, while others wait) and trains."""
+    from rich.console import Console
+
+    from vadslim.checkpoint import register_loader
+    from vadslim.launch import init_distributed
+    from vadslim.slimming.launch import on_rank_0
+    from vadslim.slimming.prune import prune
+    from vadslim.slimming.training import check_trainable, train
+
+    register_loader()
+    init_distributed(launcher)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    if options.mode:
+        on_rank_0(lambda: check_trainable(options))
+    config = on_rank_0(lambda: prune(options, device, console))
+    if config is not None and training:
+        train(config, options, launcher)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

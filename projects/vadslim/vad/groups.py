@@ -46,9 +46,7 @@ def perceptron_groups(net: nn.Sequential, prefix: str) -> list[Group]:
         for number in range(first, second):
             layer = net[number]
             if number > first and not isinstance(layer, _PER_FEATURE):
-                raise TypeError(
-                    f'{prefix}.{names[number]}: a {type(layer).__name__} is no layer of a perceptron'
-                )
+                raise TypeError(f'{prefix}.{names[number]}: a {type(layer).__name__} is no layer of a perceptron')
             tensors += [f'{names[number]}.{name}' for name, _ in layer.named_parameters()]
         width = net[first].out_features
         slices = [Slice(tensor, 0, blocks(width)) for tensor in tensors]
@@ -60,10 +58,8 @@ def perceptron_groups(net: nn.Sequential, prefix: str) -> list[Group]:
 @declares_groups(FFN)
 def ffn_neurons(module: FFN, prefix: str) -> list[Group]:
     """Hidden neurons; layers.0, ... are (linear, activation, dropout), the last linear layer stands bare."""
-    linears = [
-        f'{name}.0' for name, layer in module.layers.named_children() if isinstance(layer, nn.Sequential)
-    ]
-    linears.append(str(len(inner)))
+    linears = [f'{name}.0' for name, layer in module.layers.named_children() if isinstance(layer, nn.Sequential)]
+    linears.append(str(len(linears)))
     groups = []
     for first, second in zip(linears, linears[1:]):
         width = module.layers.get_submodule(first).out_features
@@ -106,9 +102,7 @@ def deformable_heads(module: DeformableAttention, prefix: str) -> list[Group]:
 @declares_groups(SpatialCrossAttention, owns_children=True)
 def spatial_heads(module: SpatialCrossAttention, prefix: str) -> list[Group]:
     """Heads of the sampling inside; the projection belongs to the module around it."""
-    return [
-        head_group(module.deformable_attention, f'{prefix}.deformable_attention', f'{prefix}.output_proj')
-    ]
+    return [head_group(module.deformable_attention, f'{prefix}.deformable_attention', f'{prefix}.output_proj')]
 
 
 @declares_groups(LaneNet)

@@ -53,9 +53,7 @@ def test_box_codes_are_invertible():
 
 
 def test_box_code_of_a_known_box():
-    code = coders.normalize_boxes(
-        torch.tensor([1.0, 2.0, 3.0, math.e, math.e**2, 1.0, math.pi / 2, 4.0, 5.0])
-    )
+    code = coders.normalize_boxes(torch.tensor([1.0, 2.0, 3.0, math.e, math.e**2, 1.0, math.pi / 2, 4.0, 5.0]))
     torch.testing.assert_close(code, torch.tensor([1.0, 2.0, 1.0, 2.0, 3.0, 0.0, 1.0, 0.0, 4.0, 5.0]))
 
 
@@ -87,9 +85,7 @@ def decode(outputs, **changes):
 
 
 def test_range_limits_the_gravity_centre_and_z_becomes_the_bottom():
-    decoded = decode(
-        one_sample([0.9, 0.8, 0.7], [[0.0, 0.0, 10.0], [20.1, 0.0, 0.0], [0.0, -35.0, -10.0]]), max_num=3
-    )
+    decoded = decode(one_sample([0.9, 0.8, 0.7], [[0.0, 0.0, 10.0], [20.1, 0.0, 0.0], [0.0, -35.0, -10.0]]), max_num=3)
     assert decoded.labels_3d.tolist() == [0, 2]
     assert decoded.bboxes_3d[:, 2].tolist() == [9.5, -10.5]  # exp(0) = 1 m high
     assert decoded.trajs_3d[:, 0, 0].tolist() == [0, 2]
@@ -126,12 +122,15 @@ def test_number_of_classes_is_checked():
 
 def test_outputs_stay_untouched():
     outputs = {
-        key: torch.tensor(value)
-        for key, value in arrays('golden_tiny_test_small.npz').items()
-        if 'frame0/head' in key
+        key: torch.tensor(value) for key, value in arrays('golden_tiny_test_small.npz').items() if 'frame0/head' in key
     }
     outputs = {key.removeprefix('frame0/head/'): value for key, value in outputs.items()}
     before = {key: value.clone() for key, value in outputs.items()}
     TASK_UTILS.build(BOX_CODER).decode(outputs)
     TASK_UTILS.build(MAP_CODER).decode(outputs)
     assert all(torch.equal(outputs[key], before[key]) for key in outputs)
+
+
+def test_half_precision_is_lifted():
+    outputs = {key: value.bfloat16() for key, value in one_sample([0.9, 0.8]).items()}
+    assert decode(outputs).bboxes_3d.dtype == torch.float32

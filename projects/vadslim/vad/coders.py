@@ -99,8 +99,7 @@ class _TopKCoder:
         """Scores, labels and queries, best first, of the best pairs of logits (Q, num_classes)."""
         if logits.shape[-1] != self.num_classes:
             raise ValueError(
-                f'{type(self).__name__}: num_classes is {self.num_classes}, '
-                f'the scores have {logits.shape[-1]} classes'
+                f'{type(self).__name__}: num_classes is {self.num_classes}, the scores have {logits.shape[-1]} classes'
             )
         flat = logits.sigmoid().flatten()
         scores, index = flat.topk(min(self.max_num, flat.numel()))
@@ -138,7 +137,7 @@ class VADBoxCoder(_TopKCoder):
             and ``trajs_3d`` (K, M, 2 * T), best first.
         """
         keys = ('all_cls_scores', 'all_bbox_preds', 'all_traj_preds')
-        return [self._decode_sample(*sample) for sample in zip(*(outputs[key][-1] for key in keys))]
+        return [self._decode_sample(*sample) for sample in zip(*(outputs[key][-1].float() for key in keys))]
 
     def _decode_sample(self, logits: Tensor, code: Tensor, trajs: Tensor) -> InstanceData:
         scores, labels, query = self._best(logits)
@@ -169,7 +168,7 @@ class VADMapCoder(_TopKCoder):
             (K,), best first.
         """
         keys = ('map_all_cls_scores', 'map_all_bbox_preds', 'map_all_pts_preds')
-        return [self._decode_sample(*sample) for sample in zip(*(outputs[key][-1] for key in keys))]
+        return [self._decode_sample(*sample) for sample in zip(*(outputs[key][-1].float() for key in keys))]
 
     def _decode_sample(self, logits: Tensor, rects: Tensor, points: Tensor) -> InstanceData:
         scores, labels, query = self._best(logits)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 TASKS: dict[str, type[Task]] = {}
 """The tasks by name; a task's module adds itself with ``@register_task``."""
@@ -34,9 +35,11 @@ def register_task(cls: type[Task]) -> type[Task]:
     return cls
 
 
-def as_array(value: Any, dtype: type | None = None) -> np.ndarray:
-    """A tensor on any device, or an array, as a new array."""
-    return np.array(value.detach().cpu() if hasattr(value, 'detach') else value, dtype=dtype)
+def as_array(value: Any) -> np.ndarray:
+    """A tensor of any kind on any device, or an array, as an array; floating point in single precision."""
+    if isinstance(value, torch.Tensor):
+        value = (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
+    return np.asarray(value)
 
 
 def accumulate(offsets: np.ndarray, axis: int) -> np.ndarray:

@@ -108,16 +108,17 @@ class CanBus:
         return self._poses is not None
 
     def vector(self, timestamp: int) -> np.ndarray:
-        """(18,) of the last pose message up to ``timestamp`` (us): position, orientation, acceleration,
-        rotation rate, velocity, and two places that the dataset fills with the heading. Zeros without
-        messages.
+        """(18,) around ``timestamp`` (us): position and orientation of the last pose message up to it;
+        acceleration, rotation rate and velocity of the first one after it (as VAD's converter has it);
+        and two places that the dataset fills with the heading. Zeros without messages.
         """
         if self._poses is None:
             return np.zeros(18)
-        times = [message['utime'] for message in self._poses]
-        pose = self._poses[max(int(np.searchsorted(times, timestamp, side='right')) - 1, 0)]
-        keys = ('pos', 'orientation', 'accel', 'rotation_rate', 'vel')
-        return np.concatenate([*(pose[key] for key in keys), [0.0, 0.0]])
+        following = int(np.searchsorted([m['utime'] for m in self._poses], timestamp, side='right'))
+        pose = self._poses[max(following - 1, 0)]
+        motion = self._poses[min(following, len(self._poses) - 1)]
+        parts = [pose['pos'], pose['orientation'], motion['accel'], motion['rotation_rate'], motion['vel']]
+        return np.concatenate([*parts, [0.0, 0.0]])
 
     def motion(self, timestamp: int) -> tuple[float, float] | None:
         """Speed (m/s) and curvature (1/m, positive to the left) nearest to ``timestamp`` (us), None if

@@ -28,7 +28,7 @@ ARROWS = {
     'sparse': {'checkpoint', 'pruning', 'registry'},
     'hooks': {'pruning', 'sparse', *BASE},
     'stages': {'pruning', *BASE},
-    'vad': {'pruning', *BASE},
+    'vad': {'analysis', 'pruning', *BASE},
     'classification': {'pruning', *BASE},
     'examples': TOOLKIT,
     'testing': TOOLKIT,

@@ -117,6 +117,8 @@ def print_report(report: Report, console: Console, every_group: bool = False) ->
         every_group: one line per Group rather than one per kind and per reason.
     """
     console.print(before_after(report))
+    for condition in _conditions(report):
+        console.print(condition, markup=False, highlight=False)
     modules = module_table(report)
     if modules.row_count:
         console.print(modules)
@@ -128,7 +130,7 @@ def print_report(report: Report, console: Console, every_group: bool = False) ->
 def before_after(report: Report) -> Table:
     """Parameters, MACs, latency and file size of both networks, and what is left of each in per cent."""
     before, after = report.before, report.after
-    table = Table(title='Before and after', title_justify='left', caption_justify='left')
+    table = Table(title='Before and after', title_justify='left')
     for column in ('', 'before', 'after', 'left'):
         table.add_column(column, justify='left' if not column else 'right', no_wrap=True)
 
@@ -146,7 +148,6 @@ def before_after(report: Report) -> Table:
     if before.latency and after.latency:
         row('latency (ms)', round(before.latency.median_ms, 2), round(after.latency.median_ms, 2), exact=True)
     row('checkpoint file', before.file_bytes, after.file_bytes, 'B')
-    table.caption = '\n'.join(_conditions(report)) or None
     return table
 
 

@@ -1,0 +1,40 @@
+"""The frame on which VAD is counted and timed: one with a previous view, all of whose work is fixed by sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vadslim.analysis import Example, declares_example
+
+from .detector import VAD
+from .example import example_frames
+
+FULL_HW, SMALL_HW = (384, 640), (96, 160)
+
+
+@declares_example(VAD)
+def vad_example(model: VAD, cfg: Any, small: bool) -> Example:
+    """The second frame of ``example_frames``; the view of the first is replaced by noise of the same size.
+
+    Nothing that follows depends on the contents of a view or an image: every map vector takes part, masked or not.
+    """
+    height, width = SMALL_HW if small else FULL_HW
+    (_, (first,)), (inputs, (sample,)) = example_frames((height, width), 2)
+    noise = torch.randn(1, *model.pts_bbox_head.bev_embedding.weight.shape, generator=torch.Generator().manual_seed(0))
+
+    def run(network: VAD) -> dict[str, Tensor]:
+        view = network.pts_bbox_head.bev_embedding.weight  # its width may be another one by now
+        network.prev_frame_info = {
+            'prev_bev': noise[..., : view.shape[1]].to(view),
+            'scene_token': sample.metainfo['scene_token'],
+            'prev_pos': first.metainfo['can_bus'][:3].copy(),
+            'prev_angle': float(first.metainfo['can_bus'][-1]),
+        }
+        outputs = network({'img': inputs['img'].to(view)}, [sample.clone()], mode='tensor')
+        network.reset_history()
+        return outputs
+
+    return Example(run, f'6 x {height} x {width}, batch 1, with a previous view, all map vectors')

@@ -2,6 +2,7 @@
 mmdet.
 """
 
+import itertools
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,9 +114,7 @@ def toy_frames(count: int = 2, shape: Sequence[int] = (8, 8)) -> torch.Tensor:
     return torch.randn(count, 3, *shape, generator=torch.Generator().manual_seed(1))
 
 
-def toy_config(
-    work_dir: str | Path, epochs: int = 3, size: int = 16, batch_size: int = 4, **changes: Any
-) -> dict:
+def toy_config(work_dir: str | Path, epochs: int = 3, size: int = 16, batch_size: int = 4, **changes: Any) -> dict:
     """Get the config of a Runner that trains a :class:`ToyNet` in a second or two.
 
     Args:
@@ -183,3 +182,17 @@ def write_toy_config(file: str | Path, work_dir: str | Path, **options: Any) -> 
 
     Config(toy_config(work_dir, **options)).dump(file)
     return Path(file)
+
+
+def toy_runner(config: dict) -> Any:
+    """Build a Runner; each has a name of its own, as those of one process must."""
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+    from .checkpoint import register_loader
+
+    register_loader()
+    return Runner.from_cfg(Config({'experiment_name': f'toy_{next(_NUMBERS)}', **config}))
+
+
+_NUMBERS = itertools.count()

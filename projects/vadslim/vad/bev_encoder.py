@@ -1,7 +1,7 @@
 """The bird's-eye-view encoder: six camera images and the previous frame's view become one feature map around the car.
 
-Frames: the view is a grid of ``bev_h x bev_w`` cells over ``pc_range``, row-major, row = y (forward), column = x (right) of the
-lidar frame, in metres. Images are pixels (x right, y down); ``lidar2img`` maps the former to the latter.
+Frames: the view is a grid of ``bev_h x bev_w`` cells over ``pc_range``, row-major, row = y (forward), column = x
+(right) of the lidar frame, in metres. Images are pixels (x right, y down); ``lidar2img`` maps the former to the latter.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def pillar_points(bev_h: int, bev_w: int, heights: int, pc_range: list[float], l
     zs = torch.linspace(0.5, depth - 0.5, heights, dtype=like.dtype, device=like.device) / depth
     cells = cell_centers(bev_h, bev_w, like)
     unit = torch.cat([cells[:, None].expand(-1, heights, 2), zs[None, :, None].expand(len(cells), -1, 1)], -1)
-    return unit * like.new_tensor([h - l for l, h in zip(low, high)]) + like.new_tensor(low)
+    return unit * like.new_tensor([end - start for start, end in zip(low, high)]) + like.new_tensor(low)
 
 
 def cell_centers(bev_h: int, bev_w: int, like: Tensor) -> Tensor:
@@ -78,7 +78,10 @@ def project_points(points: Tensor, metas: list[dict]) -> tuple[Tensor, Tensor]:
 
 
 def find_visibility(xy: Tensor, inside: Tensor) -> Visibility:
-    """Gather the hits of :func:`project_points`; each sample has its own (the original used those of sample 0 for all)."""
+    """Gather the hits of :func:`project_points`.
+
+    Each sample has its own; the original took those of sample 0 for the whole batch.
+    """
     batch, cameras, num_query, heights, _ = xy.shape
     hit = inside.any(-1)
     index = hit.flatten().nonzero().squeeze(-1)
@@ -263,7 +266,7 @@ class BEVFormerEncoder(LayerStack):
         reference_points = cell_centers(*bev_hw, query) + shift[:, None]
         present = query
         for layer in self.layers:
-            # With a previous view, all layers look at the view before the first layer; without, at the layer's own input.
+            # With a previous view all layers look at the view before the first one; without, at their own input.
             views = (query, query) if prev_bev is None else (prev_bev, present)
             query = layer(query, views, pos, reference_points, [bev_hw], features, shapes, visibility)
         return query

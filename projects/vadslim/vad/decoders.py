@@ -34,8 +34,8 @@ class Decoded:
 class RefiningDecoder(LayerStack):
     """Each layer moves the reference points by what its regression branch says of the queries.
 
-    A layer's regression is used twice, for the output (with gradient) and as the next layer's reference (without); it is
-    computed once.
+    A layer's regression is used twice, for the output (with gradient) and as the next layer's reference (without);
+    it is computed once.
 
     Attributes:
         center_code: Which entries of the regression are the position.

@@ -1,8 +1,8 @@
-"""Multi-scale deformable attention: each query looks at a few points of feature maps, at places that it predicts itself.
+"""Multi-scale deformable attention: each query looks at a few points of feature maps, where it wants to itself.
 
-``deformable_sampling`` is the one operation under all of them. On CUDA it runs mmcv's kernel, elsewhere (or with an mmcv that
-was built without CUDA) a vectorised torch expression. Numbers of heads, levels and points are attributes; the width of a head is
-read from ``value_proj.weight``, so that heads can be removed by replacing parameters.
+``deformable_sampling`` is the one operation under all of them. On CUDA it runs mmcv's kernel, elsewhere (or with an
+mmcv that was built without CUDA) a vectorised torch expression. Numbers of heads, levels and points are attributes;
+the width of a head is read from ``value_proj.weight``, so that heads can be removed by replacing parameters.
 """
 
 import math
@@ -24,8 +24,8 @@ def deformable_sampling(
 ) -> Tensor:
     """Weighted sum of bilinear samples, for each query and head.
 
-    Queries are rows that stand one map after the other: the first ``counts[0]`` rows sample ``value[0]``, and so on. So maps may
-    have different numbers of queries without padding.
+    Queries are rows that stand one map after the other: the first ``counts[0]`` rows sample ``value[0]``, and so on.
+    So maps may have different numbers of queries without padding.
 
     Args:
         value: The maps, (M, N, H, C): N is the sum of h * w over the levels, row-major.
@@ -37,10 +37,7 @@ def deformable_sampling(
     Returns:
         (R, H * C).
     """
-    if value.is_cuda and _has_cuda_kernel():
-        sample = _sample_cuda
-    else:
-        sample = _sample_torch
+    sample = _sample_cuda if value.is_cuda and _has_cuda_kernel() else _sample_torch
     if len(set(counts)) == 1:  # the same number for each map: one call for all
         batched = (len(counts), counts[0])
         out = sample(value, shapes, locations.unflatten(0, batched), weights.unflatten(0, batched))
@@ -210,7 +207,8 @@ class CustomMSDeformableAttention(DeformableAttention):
 class MSDeformableAttention3D(DeformableAttention):
     """The sampling inside the spatial cross attention: pillars of the bird's-eye view look into the images.
 
-    A pillar has several reference points, one per height; point p of a head belongs to height p mod (number of heights).
+    A pillar has several reference points, one per height; point p of a head belongs to height p mod (number of
+    heights).
 
     Args:
         embed_dims: Width of the queries and of the image features.

@@ -22,6 +22,7 @@ _FIXED = {
     'as_two_stage': False,
     'map_transform_method': 'minmax',
     'map_gt_shift_pts_pattern': 'v2',
+    'num_cls_fcs': 2,
 }
 
 
@@ -69,18 +70,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 class VAD(BaseModel):
     """Vectorized Autonomous Driving (Jiang et al., ICCV 2023).
 
-    In training the bird's-eye view of the previous frames is computed without gradients from a queue of images. In prediction
-    frames come one by one and the last view is kept in ``prev_frame_info`` until the scene changes.
+    In training the bird's-eye view of the previous frames is computed without gradients from a queue of images. In
+    prediction frames come one by one and the last view is kept in ``prev_frame_info`` until the scene changes.
 
     Args:
         img_backbone: Config of the image backbone.
         img_neck: Config of the feature pyramid.
-        pts_bbox_head: Config of :class:`VADHead`, with the configs of its losses and coders as in the original: ``loss_*``,
-            ``bbox_coder``, ``map_bbox_coder`` and what :class:`VADCriterion` takes.
+        pts_bbox_head: Config of :class:`VADHead`, with the configs of its losses and coders as in the original:
+            ``loss_*``, ``bbox_coder``, ``map_bbox_coder`` and what :class:`VADCriterion` takes.
         use_grid_mask: Whether :class:`GridMask` is applied in training.
         video_test_mode: Whether prediction uses the previous frame.
-        pretrained: ``dict(img=PATH)``, a local file with ImageNet weights of the backbone, e.g. torchvision's resnet50. Nothing
-            is ever downloaded.
+        pretrained: ``dict(img=PATH)``, a local file with ImageNet weights of the backbone, e.g. torchvision's
+            resnet50. Nothing is ever downloaded.
         train_cfg: ``pts`` holds the configs of the matchers; None for a network without losses.
         test_cfg: Accepted for the configs' sake.
         data_preprocessor: Config of what turns a batch of the data loader into the arguments of :meth:`forward`.
@@ -135,11 +136,11 @@ class VAD(BaseModel):
         """Run the network.
 
         Args:
-            inputs: ``img``: normalised, padded images, (B, T, cameras, 3, H, W) with the current frame last, or one frame,
-                (B, cameras, 3, H, W).
-            data_samples: One per sample. ``metainfo``: ``lidar2img``, ``img_shape``, ``can_bus`` (relative to the frame before
-                with ``loss``, absolute otherwise), ``scene_token``; with T > 1 ``history_metas``, T - 1 dicts of the same. Targets
-                as :class:`VADCriterion` takes them.
+            inputs: ``img``: normalised, padded images, (B, T, cameras, 3, H, W) with the current frame last, or one
+                frame, (B, cameras, 3, H, W).
+            data_samples: One per sample. ``metainfo``: ``lidar2img``, ``img_shape``, ``can_bus`` (relative to the
+                frame before with ``loss``, absolute otherwise), ``scene_token``; with T > 1 ``history_metas``, T - 1
+                dicts of the same. Targets as :class:`VADCriterion` takes them.
             mode: ``loss``: losses. ``predict``: the samples with ``pred_instances_3d``, ``pred_map`` and ``pred_ego``.
                 ``tensor``: outputs of the head, see :meth:`VADHead.forward`.
 
@@ -227,7 +228,14 @@ class VAD(BaseModel):
         return self.pts_bbox_head(features, metas, prev_bev, **ego)
 
     def extract_feat(self, img: Tensor) -> list[Tensor]:
-        """Image features, all frames and cameras at once: (B, T, cameras, 3, H, W) -> per level (B, T, cameras, C, h, w)."""
+        """Image features, all frames and cameras at once.
+
+        Args:
+            img: (B, T, cameras, 3, H, W).
+
+        Returns:
+            One per level, (B, T, cameras, C, h, w).
+        """
         features = self.img_neck(self.img_backbone(self.grid_mask(img.flatten(0, 2))))
         return [level.unflatten(0, img.shape[:3]) for level in features]
 
@@ -259,12 +267,14 @@ def split_head_config(cfg: dict) -> tuple[dict, tuple[dict, dict]]:
     coders = (cfg['bbox_coder'], cfg['map_bbox_coder'])
     network = set(inspect.signature(VADHead).parameters)
     criterion = set(inspect.signature(VADCriterion).parameters)
-    known = network | criterion | {'type', 'bbox_coder', 'map_bbox_coder', *_FIXED}
+    known = network | criterion | {'type', 'bbox_coder', 'map_bbox_coder', 'loss_iou', *_FIXED}
     if unknown := sorted(set(cfg) - known):
         raise ValueError(f'pts_bbox_head has unknown keys {unknown}; allowed are {sorted(known)}')
     for key, value in _FIXED.items():
         if cfg.get(key, value) != value:
             raise ValueError(f'pts_bbox_head.{key}={cfg[key]!r}: only {value!r} is supported')
+    if cfg.get('loss_iou', {}).get('loss_weight', 0.0) != 0.0:
+        raise ValueError('pts_bbox_head.loss_iou: only loss_weight=0 is supported; 3D boxes have no such loss')
     cfg.setdefault('pc_range', coders[0]['pc_range'])
     return {key: value for key, value in cfg.items() if key in network | {'type'}}, coders
 
@@ -278,6 +288,7 @@ def local_weights(pretrained: dict) -> dict:
     path = pretrained.get('img')
     if set(pretrained) != {'img'} or not isinstance(path, str) or '://' in path:
         raise ValueError(
-            f'pretrained={pretrained!r}: only dict(img=PATH) with the path of a local file is allowed; nothing is downloaded'
+            f'pretrained={pretrained!r}: only dict(img=PATH) with the path of a local file is allowed; '
+            'nothing is downloaded'
         )
     return {'type': 'Pretrained', 'checkpoint': path}

@@ -1,6 +1,7 @@
-"""Frames for tracing, counting and timing: deterministic images seen by six cameras as they are mounted on a nuScenes car.
+"""Frames for tracing, counting and timing: deterministic images, six cameras as they are mounted on a nuScenes car.
 
-Geometry decides how much work the encoder has (which cells a camera sees), so it is realistic; pictures and targets are not.
+Geometry decides how much work the encoder has (which cells a camera sees), so it is realistic; pictures and targets
+are not.
 """
 
 import math
@@ -15,8 +16,9 @@ from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
 IMAGE_HW = (900, 1600)  # nuScenes, pixels
-# Per camera: heading in degrees counter-clockwise from the front, focal length and principal point in pixels, position in metres of
-# the lidar frame (x right, y forward, z up). FRONT, FRONT_RIGHT, FRONT_LEFT, BACK, BACK_LEFT, BACK_RIGHT.
+# Per camera: heading in degrees counter-clockwise from the front, focal length and principal point in pixels,
+# position in metres of the lidar frame (x right, y forward, z up). FRONT, FRONT_RIGHT, FRONT_LEFT, BACK, BACK_LEFT,
+# BACK_RIGHT.
 CAMERAS = (
     (0.0, 1266.0, (816.0, 491.0), (0.02, 0.75, -0.33)),
     (-55.0, 1260.0, (807.0, 495.0), (0.45, 0.62, -0.35)),
@@ -74,7 +76,11 @@ def example_frames(hw: Any = (384, 640), num_frames: int = 2) -> list[Frame]:
 
 
 def example_queue(hw: Any = (384, 640), num_frames: int = 3) -> Frame:
-    """The same frames as one training sample, for ``mode='loss'``: images (1, T, 6, 3, H, W) and relative ``can_bus``."""
+    """The same frames as one training sample for ``mode='loss'``.
+
+    Returns:
+        ``dict(img=(1, T, 6, 3, H, W))`` and one sample, whose ``can_bus`` are relative to the frame before.
+    """
     frames = example_frames(hw, num_frames)
     poses = [sample.metainfo['can_bus'].copy() for _, (sample,) in frames]
     metas = []
@@ -89,7 +95,8 @@ def example_queue(hw: Any = (384, 640), num_frames: int = 3) -> Frame:
 
 
 def run_example(model: nn.Module, frames: Sequence[Frame], mode: str = 'tensor') -> list[Any]:
-    """What ``model`` says of each frame in turn; it starts without a previous frame, and forgets the last one afterwards.
+    """What ``model`` says of each frame in turn; it starts without a previous frame, and forgets the last one
+    afterwards.
 
     Gradients are recorded if they are enabled; the model's mode is left as it is.
     """
@@ -100,7 +107,7 @@ def run_example(model: nn.Module, frames: Sequence[Frame], mode: str = 'tensor')
 
 
 def _images(index: int, height: int, width: int) -> Tensor:
-    """Smooth waves and noise of about unit variance, (6, 3, height, width); a 16:9 picture, padded at the bottom with zeros."""
+    """Smooth waves and noise of about unit variance, a 16:9 picture padded with zeros, (6, 3, height, width)."""
     rng = np.random.default_rng(zlib.crc32(f'example/{index}'.encode()))
     y, x = np.mgrid[:height, :width]
     waves = rng.uniform(1, 6, (6, 3, 2, 1, 1)) * np.stack([x / width, y / height])

@@ -1,4 +1,4 @@
-"""The head of VAD: from image features to objects, map vectors, their motion and the plan. A network only; no losses."""
+"""The head of VAD, a network without losses: image features to objects, map vectors, motion and the plan."""
 
 import copy
 
@@ -27,8 +27,8 @@ def branch(in_dims: int, hidden: int, out_dims: int, num_fcs: int, norm: bool, c
 class VADHead(BaseModule):
     """Perception, prediction and planning by queries.
 
-    Positions inside the network are in [0, 1] over ``pc_range``; boxes and map points leave it in metres or [0, 1] as said
-    in :meth:`forward`. D below is the width of the stream at hand.
+    Positions inside the network are in [0, 1] over ``pc_range``; boxes and map points leave it in metres or [0, 1]
+    as said in :meth:`forward`. D below is the width of the stream at hand.
 
     Args:
         transformer: Config of the perception transformer.
@@ -144,9 +144,7 @@ class VADHead(BaseModule):
         self.ego_map_pos_mlp = nn.Linear(2, d) if use_pe else None
         plan_dims = 2 * d + len(ego_lcf_feat_idx or ())
         self.ego_fut_decoder = branch(plan_dims, plan_dims, ego_fut_mode * fut_ts * 2, num_reg_fcs, False, 1)[0]
-        self.agent_fus_mlp = nn.Sequential(
-            nn.Linear(fut_mode * 2 * d, d), nn.LayerNorm(d), nn.ReLU(), nn.Linear(d, d)
-        )
+        self.agent_fus_mlp = nn.Sequential(nn.Linear(fut_mode * 2 * d, d), nn.LayerNorm(d), nn.ReLU(), nn.Linear(d, d))
 
     def init_weights(self) -> None:
         self.transformer.init_weights()
@@ -236,9 +234,7 @@ class VADHead(BaseModule):
         agent_pos = objects.centers[-1][..., :2].detach()
         vectors = self.lane_encoder(map_states[-1])
         vector_pos = nearest_point(map_points[-1].detach())
-        motion = self.predict_motion(
-            objects.states[-1], cls_scores[-1], agent_pos, vectors, vector_pos, map_scores[-1]
-        )
+        motion = self.predict_motion(objects.states[-1], cls_scores[-1], agent_pos, vectors, vector_pos, map_scores[-1])
         plan = self.plan(
             motion, agent_pos, cls_scores[-1], vectors, vector_pos, map_scores[-1], ego_his_trajs, ego_lcf_feat
         )

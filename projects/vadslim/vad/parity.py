@@ -1,7 +1,7 @@
 """Runs the network on inputs and weights given by formulas, to be compared with stored outputs of the original VAD.
 
-A reference folder holds two modules: ``weight_rule.py`` (``fill_state_dict(model)``, weights from their names alone) and
-``inputs.py`` (``CASES``, ``images``, ``img_meta``, ``train_metas``, ``ego``, ``agents``, ``map_vectors``).
+A reference folder holds two modules: ``weight_rule.py`` (``fill_state_dict(model)``, weights from their names alone)
+and ``inputs.py`` (``CASES``, ``images``, ``img_meta``, ``train_metas``, ``ego``, ``agents``, ``map_vectors``).
 """
 
 from __future__ import annotations

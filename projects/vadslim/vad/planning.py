@@ -1,7 +1,6 @@
 """Motion of other agents and the plan of the own car, from object and map queries."""
 
 import torch
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .decoders import CustomTransformerDecoder
@@ -10,7 +9,8 @@ from .decoders import CustomTransformerDecoder
 def nearest_point(points: Tensor) -> Tensor:
     """The point of each vector that is nearest to (0, 0), (B, V, points, 2) -> (B, V, 2).
 
-    The coordinates are those in [0, 1], so this is the point nearest to the corner of the map, not to the car; as published.
+    The coordinates are those in [0, 1], so this is the point nearest to the corner of the map, not to the car; as
+    published.
     """
     distance = torch.sqrt(points[..., 0] ** 2 + points[..., 1] ** 2)
     index = distance.argmin(-1)[..., None, None].expand(-1, -1, 1, 2)
@@ -20,8 +20,9 @@ def nearest_point(points: Tensor) -> Tensor:
 def relative_position_bias(attn: nn.MultiheadAttention, query: Tensor, pos_mlp: nn.Linear, origin: Tensor) -> Tensor:
     """What an attention logit changes by when a key's position encoding is taken relative to ``origin``.
 
-    The encoding is linear, so a key at p seen from o is ``key + pos_mlp(p) - W o``, and its logit that of the absolute key minus
-    ``scale * q . (W_k W o)``: the same for all keys of a query. Hence keys are projected once, not once per agent and mode.
+    The encoding is linear, so a key at p seen from o is ``key + pos_mlp(p) - W o``, and its logit that of the
+    absolute key minus ``scale * q . (W_k W o)``: the same for all keys of a query. Hence keys are projected once,
+    not once per agent and mode.
 
     Args:
         attn: The attention.
@@ -56,7 +57,8 @@ def attend_map(
 ) -> Tensor:
     """Each mode of each agent attends to the map vectors near it, and to one empty vector that is always there.
 
-    Masking takes the place of the original's selection, so sizes do not depend on the data; a softmax over masked keys is the same.
+    Masking takes the place of the original's selection, so sizes do not depend on the data; a softmax over masked
+    keys is the same.
 
     Args:
         decoder: Cross attention layers.

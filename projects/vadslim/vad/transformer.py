@@ -46,7 +46,8 @@ def ego_shift(metas: list[dict], bev_hw: tuple[int, int], cell: tuple[float, flo
     """By how much the car moved since the previous frame, in its own frame.
 
     Args:
-        metas: One per sample: ``can_bus`` [0], [1] the movement in metres (global axes), [-2] the absolute heading in radians.
+        metas: One per sample: ``can_bus`` [0], [1] the movement in metres (global axes), [-2] the absolute heading
+            in radians.
         bev_hw: Rows and columns of the view.
         cell: Height and width of a cell in metres.
 
@@ -74,8 +75,9 @@ class VADPerceptionTransformer(BaseModule):
         num_feature_levels: Rows of ``level_embeds``; at least the number of image feature levels.
         num_cams: Number of cameras.
         rotate_prev_bev: Whether the previous view is turned to the present heading.
-        rotate_center: (x, y) in cells about which it is turned. The published default [100, 100] is the middle of VAD-base's
-            200 x 200 cells, and the far corner of VAD-tiny's 100 x 100; the published weights were trained so.
+        rotate_center: (x, y) in cells about which it is turned. The published default [100, 100] is the middle of
+            VAD-base's 200 x 200 cells, and the far corner of VAD-tiny's 100 x 100; the published weights were
+            trained so.
         use_shift: Whether reference points move with the car.
         use_can_bus: Whether the car's motion is added to the cells.
         can_bus_norm: Whether it is normalised before.
@@ -175,7 +177,14 @@ class VADPerceptionTransformer(BaseModule):
         return self.encoder(queries, flat, shapes, metas, bev_hw, bev_pos, shift, prev_bev)
 
     def flatten_features(self, features: list[Tensor]) -> tuple[Tensor, Shapes]:
-        """One (B, cameras, C, h, w) per level -> (B * cameras, sum of h * w, C), told apart by camera and level, and the (h, w)."""
+        """Tokens that know their camera and level.
+
+        Args:
+            features: One per level, (B, cameras, C, h, w).
+
+        Returns:
+            (B * cameras, sum of h * w, C) and the (h, w) of each level.
+        """
         flat, shapes = [], []
         for level, feature in enumerate(features):
             embed = self.level_embeds[level]

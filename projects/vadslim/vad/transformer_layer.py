@@ -1,7 +1,7 @@
 """Blocks that all of VAD's transformers are made of: multi-head attention, a layer and a stack of layers.
 
-Everything is batch-first: queries are (batch, number of queries, width). No width is stored for the forward pass; each is
-read from the tensors, so that a slimmed layer runs through the same code.
+Everything is batch-first: queries are (batch, number of queries, width). No width is stored for the forward pass;
+each is read from the tensors, so that a slimmed layer runs through the same code.
 """
 
 import copy
@@ -102,9 +102,7 @@ class VADTransformerLayer(BaseModule):
         self.attentions = ModuleList(MODELS.build(cfg) for cfg in attn_cfgs)
         width = self.attentions[0].embed_dims
         count = self.operation_order.count
-        self.ffns = ModuleList(
-            FFN(width, feedforward_channels, ffn_drop=ffn_dropout) for _ in range(count('ffn'))
-        )
+        self.ffns = ModuleList(FFN(width, feedforward_channels, ffn_drop=ffn_dropout) for _ in range(count('ffn')))
         self.norms = ModuleList(nn.LayerNorm(width) for _ in range(count('norm')))
 
     def forward(

@@ -18,22 +18,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, required=True, help='dataset root, e.g. data/synthetic-nuscenes')
-    parser.add_argument(
-        '--scenes', type=int, default=10, help='2 to 10 of the official mini scenes (default 10)'
-    )
+    parser.add_argument('--scenes', type=int, default=10, help='2 to 10 of the official mini scenes (default 10)')
     parser.add_argument('--seed', type=int, default=0, help='of streets, traffic and noise (default 0)')
-    parser.add_argument(
-        '--samples', type=int, default=40, help='keyframes per scene, 0.5 s apart (default 40)'
-    )
-    parser.add_argument(
-        '--quality', type=int, default=Settings.quality, help='JPEG quality (default %(default)s)'
-    )
-    parser.add_argument(
-        '--workers', type=int, default=os.cpu_count() or 1, help='processes (default: all cores)'
-    )
-    parser.add_argument(
-        '--overwrite', action='store_true', help='replace a dataset that this tool wrote to --out'
-    )
+    parser.add_argument('--samples', type=int, default=40, help='keyframes per scene, 0.5 s apart (default 40)')
+    parser.add_argument('--quality', type=int, default=Settings.quality, help='JPEG quality (default %(default)s)')
+    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes (default: all cores)')
+    parser.add_argument('--overwrite', action='store_true', help='replace a dataset that this tool wrote to --out')
     return parser.parse_args(argv)
 
 

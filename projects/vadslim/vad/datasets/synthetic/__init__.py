@@ -3,6 +3,6 @@
 ``generate`` writes it; the unmodified nuscenes-devkit opens it (tables, map expansion, CAN bus).
 """
 
-from .generate import GenerationError, Result, Settings, generate, simulate
+from .build import GenerationError, Result, Settings, generate, simulate
 
 __all__ = ['GenerationError', 'Result', 'Settings', 'generate', 'simulate']

@@ -39,7 +39,7 @@ def messages(scene: Scene) -> dict[str, list[dict[str, object]] | dict[str, obje
             {
                 'accel': accel,
                 'orientation': yaw_quaternion(drive.yaw[k]),
-                'pos': [float(drive.x[k]), float(drive.y[k]), 0.0],
+                'pos': [_r(drive.x[k], 6), _r(drive.y[k], 6), 0.0],
                 'rotation_rate': rate,
                 'utime': t,
                 'vel': [_r(drive.speed[k]), 0.0, 0.0],

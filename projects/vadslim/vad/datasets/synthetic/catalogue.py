@@ -134,9 +134,7 @@ def make_cameras(location: str, seed: int) -> dict[str, Camera]:
         turn = Quaternion(axis=[0, 0, 1], degrees=yaw + rng.uniform(-0.5, 0.5))
         tilt = Quaternion(axis=[0, 1, 0], degrees=rng.uniform(-0.4, 0.4))
         roll = Quaternion(axis=[1, 0, 0], degrees=rng.uniform(-0.3, 0.3))
-        optical = np.array(
-            [[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]
-        )  # camera axes seen from a forward ego
+        optical = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # camera axes seen from a forward ego
         rotation = (turn * tilt * roll).rotation_matrix @ optical
         shift = rng.uniform(-0.01, 0.01, 3)
         stretch = rng.uniform(0.997, 1.003)

@@ -50,9 +50,7 @@ class Ground:
             for k in range(1, piece.street.lanes):
                 for across in (-k * LANE_WIDTH, k * LANE_WIDTH):
                     line = district.warp(
-                        densify(
-                            np.array([piece.point(piece.low, across), piece.point(piece.high, across)]), 3.0
-                        )
+                        densify(np.array([piece.point(piece.low, across), piece.point(piece.high, across)]), 3.0)
                     )
                     paint(WHITE, strips(line, 0.18, dash=2.5, gap=1.5))
         for crossing in district.crossings:
@@ -69,13 +67,12 @@ class Ground:
         self.centres = (low + high) / 2
         self.radii = np.hypot(*(high - low).T) / 2
 
-    def near(self, x: float, y: float, radius: float) -> list[tuple[np.ndarray, tuple[int, int, int]]]:
-        """Polygons (N, 2) with their colours that reach into a circle, in drawing order."""
-        chosen = np.flatnonzero(np.hypot(*(self.centres - [x, y]).T) < radius + self.radii)
-        return [
-            (self.vertices[self.starts[k] : self.starts[k + 1]], tuple(int(c) for c in self.colours[k]))
-            for k in chosen
-        ]
+    def near(self, x: float, y: float, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Polygons that reach into a circle, in drawing order: ``vertices``, ``starts`` and ``colours`` of these."""
+        chosen = np.hypot(*(self.centres - [x, y]).T) < radius + self.radii
+        lengths = np.diff(self.starts)
+        starts = np.concatenate([[0], np.cumsum(lengths[chosen])])
+        return self.vertices[np.repeat(chosen, lengths)], starts, self.colours[chosen]
 
 
 def _grown(ring: np.ndarray, by: float) -> np.ndarray:

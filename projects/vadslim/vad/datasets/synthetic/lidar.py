@@ -8,14 +8,14 @@ from .catalogue import LIDAR_TRANSLATION
 from .render import Box
 
 BEAMS = 32
-COLUMNS = 720
+COLUMNS = 600
 REACH = 70.0
-_GROUND_SHARE = 16  # one of this many ground returns is stored, which keeps the dataset small
+# What is stored of the returns, to keep the dataset small: one ground point of so many, so many points per box.
+_GROUND_SHARE = 24
+_BOX_POINTS = 40
 
 
-def cast(
-    pose: tuple[float, float, float], boxes: list[Box], seed: list[int]
-) -> tuple[np.ndarray, np.ndarray]:
+def cast(pose: tuple[float, float, float], boxes: list[Box], seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """One turn of the lidar.
 
     Args:
@@ -65,7 +65,11 @@ def cast(
 
     seen = np.bincount(owner[owner >= 0], minlength=len(boxes))[: len(boxes)] if boxes else np.zeros(0, int)
     visible = np.divide(seen, alone, out=np.zeros(len(boxes)), where=alone > 0)
-    keep = owner >= 0
+    # Of a box that fills the view every n-th return is kept; small ones keep all.
+    stride = np.maximum(seen // _BOX_POINTS, 1)
+    keep = np.zeros(owner.shape, bool)
+    for k in np.flatnonzero(seen):
+        keep.ravel()[np.flatnonzero(owner.ravel() == k)[:: stride[k]]] = True
     ground = np.flatnonzero(owner.ravel() == -1)
     keep.ravel()[ground[rng.random(len(ground)) < 1.0 / _GROUND_SHARE]] = True
     ring = np.broadcast_to(np.arange(BEAMS)[:, None], owner.shape)[keep]
@@ -83,9 +87,7 @@ def _in_lidar(box: Box, pose: tuple[float, float, float]) -> tuple[np.ndarray, f
     return np.array([-left, forward, box.centre[2] - LIDAR_TRANSLATION[2]]), box.yaw - yaw + np.pi / 2
 
 
-def _slab(
-    direction: np.ndarray, centre: np.ndarray, yaw: float, size: tuple[float, float, float]
-) -> np.ndarray:
+def _slab(direction: np.ndarray, centre: np.ndarray, yaw: float, size: tuple[float, float, float]) -> np.ndarray:
     """Distance from the origin along unit rays (..., 3) to a box, inf where they miss it."""
     c, s = np.cos(yaw), np.sin(yaw)
     turn = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])

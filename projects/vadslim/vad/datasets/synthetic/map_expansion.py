@@ -115,11 +115,7 @@ class MapWriter:
             if piece.street.parking:
                 strip = sorted((side * piece.street.lanes * LANE_WIDTH, side * half))
                 bays = warp(piece.rectangle(piece.low + 6.0, piece.high - 6.0, *strip))
-                direction = (
-                    piece.axis
-                    if np.sign(self.district.lane_offset(piece.axis, 0)) == side
-                    else piece.axis + 2
-                )
+                direction = piece.axis if np.sign(self.district.lane_offset(piece.axis, 0)) == side else piece.axis + 2
                 self._add(
                     'carpark_area',
                     (piece.key, side),
@@ -146,9 +142,7 @@ class MapWriter:
         end = int(np.argmax(ring @ DIRECTIONS[piece.axis] >= piece.high - 1e-9))
         return self.district.warp(ring[: end + 1])
 
-    def _edges(
-        self, piece: Piece, direction: int, inner: float, outer: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _edges(self, piece: Piece, direction: int, inner: float, outer: float) -> tuple[np.ndarray, np.ndarray]:
         ends = (piece.low, piece.high) if direction < 2 else (piece.high, piece.low)
         first, last = (np.array([piece.point(e, inner), piece.point(e, outer)]) for e in ends)
         return self.district.warp(first), self.district.warp(last)
@@ -171,7 +165,7 @@ class MapWriter:
             }
             path = self.district.lane_path(lane.key)
             if lane.connector:
-                left, right = path.shifted(LANE_WIDTH / 2).xy[::8], path.shifted(-LANE_WIDTH / 2).xy[::8]
+                left, right = path.shifted(LANE_WIDTH / 2).xy[::12], path.shifted(-LANE_WIDTH / 2).xy[::12]
                 self._add(
                     'lane_connector',
                     lane.key,
@@ -213,9 +207,9 @@ class MapWriter:
         )
 
     def _arcline(self, lane: Lane) -> list[Record]:
-        """Circular arcs of about 3 m that follow the lane's centre line."""
+        """Circular arcs that follow the lane's centre line."""
         path: Path = self.district.lane_path(lane.key)
-        count = max(int(np.ceil(path.length / 3.0)), 1)
+        count = max(int(np.ceil(path.length / (2.0 if lane.connector else 8.0))), 1)
         s = np.linspace(0.0, path.length, count + 1)
         x, y, yaw = path.pose(s)
         arcs = []
@@ -223,11 +217,11 @@ class MapWriter:
             bend = (yaw[k + 1] - yaw[k]) / (s[k + 1] - s[k])
             arcs.append(
                 {
-                    'start_pose': [float(x[k]), float(y[k]), float(yaw[k])],
-                    'end_pose': [float(x[k + 1]), float(y[k + 1]), float(yaw[k + 1])],
+                    'start_pose': [_r(x[k]), _r(y[k]), _r(yaw[k])],
+                    'end_pose': [_r(x[k + 1]), _r(y[k + 1]), _r(yaw[k + 1])],
                     'shape': 'LSL' if bend > 0 else 'RSR',
-                    'radius': float(min(1.0 / max(abs(bend), 1e-6), 1e6)),
-                    'segment_length': [float(s[k + 1] - s[k]), 0.0, 0.0],
+                    'radius': _r(1.0 / max(abs(bend), 1e-6)),
+                    'segment_length': [_r(s[k + 1] - s[k]), 0.0, 0.0],
                 }
             )
         return arcs
@@ -260,3 +254,8 @@ class MapWriter:
             pixels = np.array(ring.coords) * [_MASK_SCALE, -_MASK_SCALE] + [0, height]
             cv2.fillPoly(image, [np.round(pixels).astype(np.int32)], value)
         return image
+
+
+def _r(value: float) -> float:
+    """Rounded to a tenth of a millimetre or milliradian, without minus zero."""
+    return round(float(value), 4) + 0.0

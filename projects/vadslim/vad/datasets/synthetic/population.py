@@ -35,9 +35,7 @@ class Scene:
 
     def state(self, actor: Actor, time: float) -> tuple[float, float, float, float]:
         """x, y (m), yaw (rad), speed (m/s) of the box centre at ``time``."""
-        return tuple(
-            float(np.interp(time, self.times, v)) for v in (actor.x, actor.y, actor.yaw, actor.speed)
-        )
+        return tuple(float(np.interp(time, self.times, v)) for v in (actor.x, actor.y, actor.yaw, actor.speed))
 
 
 def make_scene(name: str, district: District, seed: int, samples: int) -> Scene:
@@ -74,9 +72,7 @@ class _Builder:
 
     # -- scripted ---------------------------------------------------------------------------------------------------
 
-    def _drive(
-        self, path: Path, start: float, others: list[Actor], gates: list[tuple[float, float, float]]
-    ) -> Drive:
+    def _drive(self, path: Path, start: float, others: list[Actor], gates: list[tuple[float, float, float]]) -> Drive:
         script = self.script
         return traffic.drive_ego(
             path, start, script.start_speed, script.cruise, self.duration, self.times, others, gates
@@ -109,9 +105,7 @@ class _Builder:
                 )
                 to_lane = float(walk.project(np.stack(path.pose(np.array([s_crossing]))[:2], axis=1))[0][0])
                 go = arrival + 0.9 * k - (to_lane - 2.2) / speed
-                wanted = np.where(
-                    (self.times >= go) & (self.times < go + (walk.length - 1.0) / speed), speed, 0.0
-                )
+                wanted = np.where((self.times >= go) & (self.times < go + (walk.length - 1.0) / speed), speed, 0.0)
                 s, v = traffic.drive_actor(walk, 0.4, wanted, None, (0.35, 0.35))
                 name = f'walker{event.crossing}-{k}'
                 walkers.append(traffic.place(name, category, walk, s, v, traffic.ON_FOOT, self.rng))
@@ -226,9 +220,7 @@ class _Builder:
             path = path.shifted(-self.district.side * (LANE_WIDTH / 2 - 0.9))
         size = traffic.draw_size(category, self.rng)
         start = before + float(self.rng.uniform(4.0, 34.0))
-        cruise = float(
-            self.rng.uniform(3.0, 5.0) if category == 'vehicle.bicycle' else self.rng.uniform(5.0, 10.5)
-        )
+        cruise = float(self.rng.uniform(3.0, 5.0) if category == 'vehicle.bicycle' else self.rng.uniform(5.0, 10.5))
         # Where the path ends the actor would have to vanish: it stops well before.
         wanted = np.full(len(self.times), cruise if self.rng.random() < 0.85 else 0.0)
         s, speed = traffic.drive_actor(path, start, wanted, self._keep_clear, (size[0] / 2, size[1] / 2))

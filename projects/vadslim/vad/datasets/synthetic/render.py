@@ -15,7 +15,7 @@ from .catalogue import CATEGORIES, IMAGE_HEIGHT, IMAGE_WIDTH, Camera
 from .geometry import box_corners
 from .ground import GRASS, Ground
 
-VIEW_RADIUS = 75.0  # metres; what is farther away is not drawn
+VIEW_RADIUS = 70.0  # metres; what is farther away is not drawn
 _NEAR = 0.35  # near plane, metres
 _SHIFT = 3  # sub-pixel bits of OpenCV's polygon coordinates
 SKY = (178, 205, 235)
@@ -88,13 +88,18 @@ def _cut_near(points: np.ndarray) -> np.ndarray:
 def _fill(image: np.ndarray, pixels: np.ndarray, colour: tuple[float, ...], light: float) -> None:
     # Pixel centres are integers in OpenCV, and continuous image coordinates put them at +0.5.
     fixed = np.round((pixels - 0.5) * (1 << _SHIFT)).astype(np.int32)
-    bgr = tuple(float(np.clip(round(c * light), 0, 255)) for c in colour[::-1])
+    bgr = [min(round(float(c) * light), 255) for c in colour[::-1]]
     cv2.fillPoly(image, [fixed], bgr, cv2.LINE_8, _SHIFT)
 
 
 def _sky(view: View, image: np.ndarray, light: float) -> None:
     """Fill everything above the horizon."""
-    image[:] = [c * light for c in GRASS[::-1]]
+    _fill(
+        image,
+        np.array([[0, 0], [IMAGE_WIDTH, 0], [IMAGE_WIDTH, IMAGE_HEIGHT], [0, IMAGE_HEIGHT]]),
+        GRASS,
+        light,
+    )
     up = view.rotation.T @ np.array([0.0, 0.0, 1.0])
     # Pixels whose viewing ray does not point down: a half-plane in the image.
     normal = np.linalg.inv(view.intrinsic).T @ up
@@ -102,6 +107,27 @@ def _sky(view: View, image: np.ndarray, light: float) -> None:
     rows = -(normal[0] * columns + normal[2]) / normal[1]
     corners = np.array([[0, 0], [IMAGE_WIDTH, 0], [IMAGE_WIDTH, rows[1]], [0, rows[0]]])
     _fill(image, corners, SKY, light)
+
+
+def _draw_ground(view: View, image: np.ndarray, ground: Ground, pose: tuple[float, float, float], light: float) -> None:
+    """All flat polygons around the ego, projected together."""
+    vertices, starts, colours = ground.near(pose[0], pose[1], VIEW_RADIUS)
+    points = np.column_stack([vertices, np.zeros(len(vertices))])
+    camera = view.to_camera(points)
+    first = starts[:-1]
+    farthest = np.maximum.reduceat(camera[:, 2], first)
+    nearest = np.minimum.reduceat(camera[:, 2], first)
+    pixels = camera @ view.intrinsic.T
+    pixels = pixels[:, :2] / np.maximum(pixels[:, 2:], _NEAR)
+    low, high = np.minimum.reduceat(pixels, first), np.maximum.reduceat(pixels, first)
+    inside = (high >= 0).all(axis=1) & (low[:, 0] < IMAGE_WIDTH) & (low[:, 1] < IMAGE_HEIGHT)
+    inside &= high[:, 1] - low[:, 1] > 0.5  # thinner ones only flicker at the horizon
+    cut = (nearest < _NEAR) & (farthest > _NEAR)
+    for k in np.flatnonzero(cut | (inside & (nearest >= _NEAR))):
+        part = slice(starts[k], starts[k + 1])
+        polygon = view.polygon(points[part]) if cut[k] else pixels[part]
+        if polygon is not None:
+            _fill(image, polygon, tuple(colours[k]), light)
 
 
 def _draw_box(view: View, image: np.ndarray, box: Box, light: float) -> None:
@@ -121,12 +147,7 @@ def _draw_box(view: View, image: np.ndarray, box: Box, light: float) -> None:
         if pixels is None:
             continue
         _fill(image, pixels, tuple(colour * shade), light)
-        if (
-            box.category.startswith('vehicle')
-            and 'cycle' not in box.category
-            and normal[2] == 0
-            and shade != 0.58
-        ):
+        if box.category.startswith('vehicle') and 'cycle' not in box.category and normal[2] == 0 and shade != 0.58:
             _draw_window(view, image, face, light)
 
 
@@ -160,10 +181,7 @@ def render(
     view = View(camera, pose)
     image = np.empty((IMAGE_HEIGHT, IMAGE_WIDTH, 3), np.uint8)
     _sky(view, image, light)
-    for ring, colour in ground.near(pose[0], pose[1], VIEW_RADIUS):
-        pixels = view.polygon(np.column_stack([ring, np.zeros(len(ring))]))
-        if pixels is not None:
-            _fill(image, pixels, colour, light)
+    _draw_ground(view, image, ground, pose, light)
     here = view.position[:2]
     distance = [float(np.hypot(box.centre[0] - here[0], box.centre[1] - here[1])) for box in boxes]
     for k in np.argsort(distance)[::-1]:
@@ -172,6 +190,6 @@ def render(
     return image
 
 
-def encode(image: np.ndarray, quality: int = 60) -> bytes:
+def encode(image: np.ndarray, quality: int) -> bytes:
     """JPEG bytes of a BGR image."""
-    return cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    return cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1])[1].tobytes()

@@ -35,7 +35,7 @@ _TURN = {
     'singapore-onenorth': 0.83,
     'singapore-queenstown': 0.12,
 }
-_SPACING = 3.0
+_SPACING = 4.0
 
 # Travel directions: 0 = +u, 1 = +v, 2 = -u, 3 = -v.
 DIRECTIONS = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
@@ -191,9 +191,7 @@ class District:
             for line in range(NODES):
                 for k in range(NODES + 1):
                     low = (k - 1) * BLOCK + self._setback(axis, line, k - 1) if k else -STUB
-                    high = (
-                        k * BLOCK - self._setback(axis, line, k) if k < NODES else (NODES - 1) * BLOCK + STUB
-                    )
+                    high = k * BLOCK - self._setback(axis, line, k) if k < NODES else (NODES - 1) * BLOCK + STUB
                     ends = [
                         (k - 1, line) if axis == 0 else (line, k - 1),
                         (k, line) if axis == 0 else (line, k),
@@ -273,7 +271,7 @@ class District:
         a, b = self.columns[i].half_width, self.rows[j].half_width
         centre = np.array([i, j]) * BLOCK
         ring = []
-        angles = np.linspace(0, np.pi / 2, 7)
+        angles = np.linspace(0, np.pi / 2, 13)
         for du, dv in ((1, 1), (-1, 1), (-1, -1), (1, -1)):
             arc = np.stack([a + FILLET * (1 - np.sin(angles)), b + FILLET * (1 - np.cos(angles))], axis=1) * [
                 du,
@@ -327,10 +325,7 @@ class District:
 
     def _surface(self) -> Polygon:
         """Union of all carriageways; its rings are the kerbs."""
-        rings = [
-            self.warp(p.rectangle(p.low, p.high, -p.street.half_width, p.street.half_width))
-            for p in self.pieces
-        ]
+        rings = [self.warp(p.rectangle(p.low, p.high, -p.street.half_width, p.street.half_width)) for p in self.pieces]
         return unary_union([Polygon(ring) for ring in (*rings, *self.nodes.values())])
 
     def lane_path(self, key: str) -> Path:
@@ -339,9 +334,7 @@ class District:
 
     def arriving_lane(self, node: Node, direction: int, index: int) -> Lane:
         """The lane that reaches ``node`` driving in ``direction``; ``index`` -1 is the one at the kerb."""
-        found = [
-            x for x in self.lanes.values() if not x.connector and x.end == node and x.direction == direction
-        ]
+        found = [x for x in self.lanes.values() if not x.connector and x.end == node and x.direction == direction]
         return found[index]
 
     def route(self, lane: Lane, turns: str) -> list[Lane]:

@@ -23,7 +23,7 @@ from .population import SAMPLE_PERIOD, Scene
 
 Record = dict[str, object]
 Tables = dict[str, list[Record]]
-RANGE = 62.0  # annotations reach this far from the ego, metres
+RANGE = 55.0  # annotations reach this far from the ego, metres
 _SWEEP_DELAY = 0.25  # one lidar sweep between two keyframes, seconds after the first of them
 
 
@@ -99,15 +99,14 @@ def shots(scene: Scene, rig: dict[str, Camera], sample: int | None = None) -> li
 
 def yaw_quaternion(yaw: float) -> list[float]:
     """w, x, y, z of a turn about the vertical axis."""
-    return [float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))]
+    return [round(float(np.cos(yaw / 2)), 9), 0.0, 0.0, round(float(np.sin(yaw / 2)), 9)]
 
 
 def constant_tables() -> Tables:
     """Tables that do not depend on the scenes."""
     return {
         'attribute': [
-            {'token': token('attribute', name), 'name': name, 'description': text}
-            for name, text in ATTRIBUTES.items()
+            {'token': token('attribute', name), 'name': name, 'description': text} for name, text in ATTRIBUTES.items()
         ],
         'category': [
             {
@@ -250,7 +249,12 @@ def _sensor_rows(scene: Scene, rig: dict[str, Camera], log: Recording) -> tuple[
         data.append(row)
         x, y, yaw = scene.drive.pose(shot.time)
         poses.append(
-            {'token': key, 'timestamp': stamp, 'rotation': yaw_quaternion(yaw), 'translation': [x, y, 0.0]}
+            {
+                'token': key,
+                'timestamp': stamp,
+                'rotation': yaw_quaternion(yaw),
+                'translation': [round(x, 6), round(y, 6), 0.0],
+            }
         )
     return data, poses
 

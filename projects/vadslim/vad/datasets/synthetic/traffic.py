@@ -107,12 +107,10 @@ class Obstacles:
         self._fronts: list[tuple[np.ndarray, np.ndarray]] = []
         for other in others:
             centres, radius = other.circles()
-            shape = centres.shape[:2]
             s, distance = path.project(centres.reshape(-1, 2))
-            blocking = distance.reshape(shape) < half_width + radius + 0.25
-            s = np.where(blocking, s.reshape(shape) - radius, np.inf)
-            if np.isfinite(s).any():
-                self._fronts.append((s.min(axis=1), other.speed))
+            rears = np.where(distance < half_width + radius + 0.25, s - radius, np.inf).reshape(centres.shape[:2])
+            if np.isfinite(rears).any():
+                self._fronts.append((rears.min(axis=1), other.speed))
 
     def ahead(self, index: int, s: float) -> tuple[float, float]:
         """Nearest obstacle beyond ``s`` at a time index: its rear's arc length (inf: none) and its speed (m/s)."""
@@ -195,9 +193,7 @@ def drive_actor(
     for k, target in enumerate(wanted):
         rows[:, k] = s, v
         ahead, other_speed = obstacles.ahead(k, s) if obstacles else (np.inf, 0.0)
-        accel = follow(
-            v, min(float(target), float(np.interp(s, path.s, limit))), ahead - s - half[1], other_speed
-        )
+        accel = follow(v, min(float(target), float(np.interp(s, path.s, limit))), ahead - s - half[1], other_speed)
         if target <= 0.0:
             accel = max(accel, -2.5)
         new = max(v + accel * STEP, 0.0)

@@ -50,7 +50,7 @@ class Settings:
     scenes: int = 10
     seed: int = 0
     samples: int = 40
-    quality: int = 45
+    quality: int = 30
 
     def __post_init__(self) -> None:
         try:
@@ -94,9 +94,7 @@ def _ground(location: str, seed: int) -> Ground:
 
 def simulate(name: str, settings: Settings) -> Scene:
     """One scene, without writing anything."""
-    return make_scene(
-        name, _district(SCENARIOS[name].location, settings.seed), settings.seed, settings.samples
-    )
+    return make_scene(name, _district(SCENARIOS[name].location, settings.seed), settings.seed, settings.samples)
 
 
 def _boxes(scene: Scene, time: float) -> list[Box]:
@@ -126,7 +124,7 @@ def _render_task(task: tuple[Path, Scene, Settings, int]) -> tuple[str, int, lis
             continue
         seed = [settings.seed, int(scene.name[-4:]), sample, int(shot.key_frame)]
         points, visible = lidar.cast(pose, boxes, seed)
-        path.write_bytes((points if shot.key_frame else points[::4]).tobytes())
+        path.write_bytes((points if shot.key_frame else points[::8]).tobytes())
         if shot.key_frame:
             counts = lidar.count_inside(points, boxes, pose)
             seen = list(zip(counts.tolist(), visible.tolist()))
@@ -203,9 +201,7 @@ def find_existing(out: Path, settings: Settings, overwrite: bool) -> Result | No
         return None
     marker = out / MARKER
     if not out.is_dir() or not marker.is_file():
-        raise GenerationError(
-            f'{out} exists and was not written by this tool; choose another --out or remove it'
-        )
+        raise GenerationError(f'{out} exists and was not written by this tool; choose another --out or remove it')
     try:
         content = json.loads(marker.read_text())
     except (OSError, ValueError):
@@ -217,9 +213,7 @@ def find_existing(out: Path, settings: Settings, overwrite: bool) -> Result | No
     if overwrite:
         return None
     if content.get('settings') == asdict(settings) and content.get('format') == FORMAT:
-        raise GenerationError(
-            f'{out} was changed or lost files since it was written; --overwrite writes it anew'
-        )
+        raise GenerationError(f'{out} was changed or lost files since it was written; --overwrite writes it anew')
     raise GenerationError(f'{out} was written with {content.get("settings")}; --overwrite replaces it')
 
 

@@ -40,12 +40,14 @@ pinned() { sed -n "s/^$1==\([^ ]*\).*/\1/p" requirements/*.txt; }
 
 # pip, its whole output in the log, one line per package on the terminal.
 pip() {
-    "$venv/bin/python" -m pip --disable-pip-version-check "$@" 2>&1 | tee -a "$log" | awk '
-        /^Collecting / { print "    " $2; fflush() }
-        /^Building wheel/ { print "    building " $4; fflush() }
-        /^Installing collected packages/ { print "    installing " NF - 3 " packages"; fflush() }
-        /^ERROR/ { print "    " $0; fflush() }' ||
-        fail "pip failed (whole output: $log); with the cause removed, the same command starts afresh"
+    PYTHONUNBUFFERED=1 "$venv/bin/python" -m pip --disable-pip-version-check "$@" 2>&1 | tee -a "$log" |
+        while IFS= read -r line; do
+            case $line in
+            'Collecting '*) line=${line#Collecting } && echo "    ${line%% *}" ;;
+            'Installing collected packages'*) say 'unpacking the packages' ;;
+            ERROR*) echo "    $line" ;;
+            esac
+        done || fail "pip failed (whole output: $log); with the cause removed, the same command starts afresh"
 }
 
 # The newest wheel of the pinned mmcv for this interpreter and machine, if there is one.

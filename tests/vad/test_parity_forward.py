@@ -64,6 +64,14 @@ def test_decoded_predictions(outputs, frame):
     assert np.array_equal(outputs[f'frame{frame}/can_bus_used'], golden[f'frame{frame}/can_bus_used'])
 
 
+@pytest.mark.parametrize('frame', [0, 1])
+def test_metrics(outputs, frame):
+    golden = arrays(GOLDEN)
+    assert outputs[f'frame{frame}/metric_keys'].tolist() == golden[f'frame{frame}/metric_keys'].tolist()
+    ours, true = (file[f'frame{frame}/metric_values'] for file in (outputs, golden))
+    np.testing.assert_allclose(ours, true, atol=1e-5)
+
+
 def test_prediction_gives_the_samples_the_same_numbers(model, outputs):
     """The public way in, ``mode='predict'``, with the state carried from frame to frame."""
     model.reset_history()

@@ -165,9 +165,7 @@ def test_reads_mmcv_1(tmp_path, zipped):
     }
     weights = OrderedDict(w=torch.randn(3))
     weights._metadata = OrderedDict({'': {'version': 1}})
-    torch.save(
-        {'meta': meta, 'state_dict': weights}, tmp_path / 'a.pth', _use_new_zipfile_serialization=zipped
-    )
+    torch.save({'meta': meta, 'state_dict': weights}, tmp_path / 'a.pth', _use_new_zipfile_serialization=zipped)
     read = load_checkpoint(tmp_path / 'a.pth')
     assert read['meta'] == {key: value for key, value in meta.items() if key != 'config'}
     assert torch.equal(read['state_dict']['w'], weights['w'])
@@ -213,9 +211,7 @@ def test_not_a_dict(tmp_path):
 def test_missing_file_names_the_nearest(tmp_path):
     (tmp_path / 'epoch_12.pth').touch()
     (tmp_path / 'config.py').touch()
-    with pytest.raises(
-        CheckpointError, match=r'epoch_21\.pth: no such file; did you mean .*/epoch_12\.pth\?$'
-    ):
+    with pytest.raises(CheckpointError, match=r'epoch_21\.pth: no such file; did you mean .*/epoch_12\.pth\?$'):
         load_checkpoint(tmp_path / 'epoch_21.pth')
     with pytest.raises(CheckpointError, match='no such file, nor its folder'):
         load_checkpoint(tmp_path / 'ckpts' / 'epoch_21.pth')
@@ -283,9 +279,7 @@ def test_statistics_of_other_buffers_cannot_be_replaced(tmp_path):
 def test_forged_numpy_sizes_are_not_believed(tmp_path):
     forged = Call(np.dtype, 'S8', False, True, state=(3, '|', None, None, None, 80_000_000, 1, 63))
     subarray = Call(np.dtype, 'f8', False, True, state=(3, '<', (np.dtype('f8'), (9,)), None, None, 72, 8, 0))
-    array = Call(
-        np.core.multiarray._reconstruct, np.ndarray, (0,), b'b', state=(1, (4,), forged, False, bytes(32))
-    )
+    array = Call(np.core.multiarray._reconstruct, np.ndarray, (0,), b'b', state=(1, (4,), forged, False, bytes(32)))
     short = Call(
         np.core.multiarray._reconstruct,
         np.ndarray,
@@ -382,9 +376,7 @@ def test_resume_runs_no_code(tmp_path, canary, loader):
 
 def test_init_cfg_passes_through(tmp_path, loader):
     weights = {'weight': torch.full((1, 2), 7.0), 'bias': torch.zeros(1)}
-    torch.save(
-        {'state_dict': {f'linear.{name}': value for name, value in weights.items()}}, tmp_path / 'a.pth'
-    )
+    torch.save({'state_dict': {f'linear.{name}': value for name, value in weights.items()}}, tmp_path / 'a.pth')
     pretrained = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'a.pth')}
 
     class Pretrained(BaseModule):

@@ -41,9 +41,7 @@ def nodes(tree: ast.AST, called: bool) -> Iterator[tuple[ast.AST, bool]]:
     """Walk a tree; says of each node whether it stands inside a function."""
     for node in ast.iter_child_nodes(tree):
         yield node, called
-        yield from nodes(
-            node, called or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        )
+        yield from nodes(node, called or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
 
 
 def imports(source: str, package: str) -> Iterator[tuple[str, bool]]:
@@ -76,11 +74,7 @@ def wrong_arrows(source: str, part: str, package: str) -> list[str]:
         target = name.split('.')
         if target[0] == 'tools' or target[0] == 'tests':
             wrong.append(name)
-        if (
-            target[0] == 'vadslim'
-            and len(target) > 1
-            and target[1] not in {part, '__version__', *ARROWS[part]}
-        ):
+        if target[0] == 'vadslim' and len(target) > 1 and target[1] not in {part, '__version__', *ARROWS[part]}:
             wrong.append(name)
     return wrong
 
@@ -164,9 +158,7 @@ def test_one_place_reads_pickles():
 
 
 def test_one_place_imports_torch_pruning():
-    users = [
-        path for path in FILES if 'torch_pruning' in {name.split('.')[0] for name, _ in imports_of(path)}
-    ]
+    users = [path for path in FILES if 'torch_pruning' in {name.split('.')[0] for name, _ in imports_of(path)}]
     assert users in ([], [PACKAGE / 'pruning' / 'graph.py'])
 
 
@@ -202,9 +194,7 @@ EACH_IN_ITS_OWN_PROCESS = """
 
 
 def run(script: str) -> None:
-    result = subprocess.run(
-        [sys.executable, '-c', script], cwd=ROOT / 'projects', capture_output=True, text=True
-    )
+    result = subprocess.run([sys.executable, '-c', script], cwd=ROOT / 'projects', capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
 
@@ -224,9 +214,7 @@ def modules() -> list[str]:
 def test_everything_but_vad_imports_without_mmcv():
     """Each module as the first one of its process, so that a circular import shows as well."""
     names = modules()
-    assert {'vadslim', 'vadslim.pruning', 'vadslim.analysis', 'vadslim.hooks', 'vadslim.checkpoint'} <= set(
-        names
-    )
+    assert {'vadslim', 'vadslim.pruning', 'vadslim.analysis', 'vadslim.hooks', 'vadslim.checkpoint'} <= set(names)
     run(blocked({*HEAVY, 'torchvision'}, EACH_IN_ITS_OWN_PROCESS.format(modules=names)))
 
 

@@ -124,7 +124,7 @@ def is_slim_config(cfg: Config) -> bool:
 def _build(architecture: ConfigDict, path: Path) -> nn.Module:
     try:
         return MODELS.build(architecture)
-    except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ImportError) as error:
         raise UserError(f'config {path}: its model cannot be built: {_one_line(error)}') from error
 
 

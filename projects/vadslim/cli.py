@@ -7,6 +7,7 @@ is a fault of ours and keeps its traceback.
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 
@@ -34,17 +35,15 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     Returns:
         The exit code for ``sys.exit``.
     """
-    # torchrun stops its workers by SIGTERM: let them close what they have open
-    signal.signal(signal.SIGTERM, _stop)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)  # torchrun stops its workers so: let them close what they have open
     try:
         return main(sys.argv[1:] if argv is None else argv) or 0
     except KeyboardInterrupt:
         say('interrupted')
         return 130
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # so that closing it does not raise again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it does not raise again
         return 141
     except Exception as error:
         if not is_user_error(error):

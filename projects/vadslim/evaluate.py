@@ -33,18 +33,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='where the log goes (default: ./work_dirs/NAME)')
-    parser.add_argument(
-        '--out', metavar='FILE', help='write the predictions (.pkl, .pickle) or the metrics (.json)'
-    )
-    parser.add_argument(
-        '--format-only', action='store_true', help='write predictions to --out, compute no metric'
-    )
+    parser.add_argument('--out', metavar='FILE', help='write the predictions (.pkl, .pickle) or the metrics (.json)')
+    parser.add_argument('--format-only', action='store_true', help='write predictions to --out, compute no metric')
     parser.add_argument('--tmpdir', help='where several processes exchange results')
     parser.add_argument('--fuse-conv-bn', action='store_true', help='fold batch norms into convolutions')
     parser.add_argument('--seed', type=int, default=0, help='random seed')
-    parser.add_argument(
-        '--deterministic', action='store_true', help='deterministic algorithms, where there are any'
-    )
+    parser.add_argument('--deterministic', action='store_true', help='deterministic algorithms, where there are any')
     parser.add_argument('--eval', nargs='+', help='accepted: the config names the metrics')
     parser.add_argument('--eval-options', nargs='+', help=argparse.SUPPRESS)
     parser.add_argument('--gpu-collect', action='store_true', help=argparse.SUPPRESS)
@@ -54,9 +48,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add_common_options(parser, DictAction)
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith((*PREDICTIONS, '.json')):
-        raise UserError(
-            f'--out {args.out}: its name must end with .pkl or .pickle (predictions) or .json (metrics)'
-        )
+        raise UserError(f'--out {args.out}: its name must end with .pkl or .pickle (predictions) or .json (metrics)')
     if args.format_only and not (args.out and args.out.endswith(PREDICTIONS)):
         raise UserError('--format-only writes predictions: give --out FILE.pkl')
     if args.format_only and args.eval:
@@ -74,12 +66,12 @@ def main(argv: Sequence[str]) -> int | None:
     """
     args = parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    from .launch import ran_alone
+    from .launch import start_processes
 
     for file in (args.config, args.checkpoint):
         if not Path(file).is_file():
             raise UserError(f'{file}: no such file')
-    code = ran_alone(argv, str(SCRIPT), args.gpus, args.gpu_ids, args.launcher)
+    code = start_processes(argv, str(SCRIPT), args.gpus, args.gpu_ids, args.launcher)
     if code is not None:
         return code
     for name, reason in WITHOUT_EFFECT.items():

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import mmengine.registry
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import barrier, is_main_process
+from mmengine.registry import Registry
 from mmengine.utils import import_modules_from_strings
 
 from .checkpoint import StrPath, atomic_write
@@ -45,9 +47,7 @@ def add_hooks(cfg: Config) -> None:
     """
     hooks = list(cfg.get('custom_hooks') or [])
     present = {bare(hook.get('type')) for hook in hooks if isinstance(hook, Mapping)}
-    hooks += [
-        {'type': f'vadslim.{name}'} for name in ('RandomStateHook', 'StructureHook') if name not in present
-    ]
+    hooks += [{'type': f'vadslim.{name}'} for name in ('RandomStateHook', 'StructureHook') if name not in present]
     cfg.custom_hooks = hooks
     defaults = cfg.get('default_hooks') or ConfigDict()
     saver = defaults.get('checkpoint', {'type': 'CheckpointHook', 'interval': 1})
@@ -111,34 +111,40 @@ def config_of(checkpoint: Mapping[str, Any], source: StrPath) -> Config:
         raise UserError(f'{source}: its config cannot be read ({error}); give the CONFIG') from None
     imports = (data.get('custom_imports') or {}).get('imports') or []
     imports = [imports] if isinstance(imports, str) else list(imports)
-    untrusted = [name for name in imports if name.split('.')[0] not in TRUSTED]
-    untrusted += [kind for kind in _types(data) if not _is_registered_name(kind)]
-    if untrusted:
-        raise UserError(
-            f'{source}: its config names {str(untrusted[0])[:60]!r}, which is not taken; give the CONFIG'
-        )
-    if imports:
+    scopes = [data['default_scope']] if data.get('default_scope') else []
+    untrusted = [name for name in [*imports, *scopes] if str(name).split('.')[0] not in TRUSTED]
+    if not untrusted:
         import_modules_from_strings(imports)
+        known = _registered_names()
+        untrusted = [kind for kind in _types(data) if kind not in known]
+    if untrusted:
+        kind = str(untrusted[0])[:60]
+        raise UserError(f'{source}: its config names {kind!r}, which is not taken; give the CONFIG')
     return Config(data)
 
 
 def _types(item: Any) -> list[Any]:
-    """All values of the keys by which MMEngine chooses what to build."""
+    """Get the values of all keys by which MMEngine chooses what to build, at any depth."""
     if isinstance(item, list | tuple):
         return [kind for part in item for kind in _types(part)]
     if not isinstance(item, dict):
         return []
-    own = [
-        item[key] for key in ('type', 'constructor', '_scope_', 'default_scope') if item.get(key) is not None
-    ]
+    own = [str(item[key]) for key in ('type', 'constructor', '_scope_') if item.get(key) is not None]
     return own + [kind for part in item.values() for kind in _types(part)]
 
 
-def _is_registered_name(kind: Any) -> bool:
-    if not isinstance(kind, str):
-        return False
-    scope, _, name = kind.rpartition('.')
-    return name.isidentifier() and (not scope or scope in TRUSTED)
+def _registered_names() -> set[str]:
+    """Get the names, bare and with their scope, of all that trusted packages have registered."""
+    names = set(TRUSTED)  # as values of _scope_
+    waiting = [item for item in vars(mmengine.registry).values() if isinstance(item, Registry)]
+    while waiting:
+        registry = waiting.pop()
+        waiting += registry.children.values()
+        if registry.scope in TRUSTED:
+            registry.import_from_location()
+            for name in registry.module_dict:
+                names |= {name, f'{registry.scope}.{name}'}
+    return names
 
 
 def write_text(path: StrPath, text: str) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 from unittest import mock
@@ -38,9 +37,7 @@ def count_processes(gpus: int | None, gpu_ids: Sequence[int] | None) -> int:
         count = torch.cuda.device_count()
         wrong = [number for number in gpu_ids if not 0 <= number < count]
         if wrong:
-            raise UserError(
-                f'--gpu-ids {wrong[0]}: no such GPU, this machine has {", ".join(map(str, range(count)))}'
-            )
+            raise UserError(f'--gpu-ids {wrong[0]}: no such GPU, this machine has {", ".join(map(str, range(count)))}')
         visible = os.environ.get('CUDA_VISIBLE_DEVICES')
         names = visible.split(',') if visible else [str(number) for number in range(count)]
         # takes effect in the processes started from here: this one has already counted
@@ -80,9 +77,7 @@ def init_distributed(launcher: str, dist_cfg: dict[str, Any] | None = None) -> N
     if launcher == 'none' or mmengine.dist.is_distributed():
         return
     if launcher == 'pytorch' and not {'RANK', 'WORLD_SIZE', 'LOCAL_RANK'} <= set(os.environ):
-        raise UserError(
-            '--launcher pytorch: no torchrun started this; use tools/dist_*.sh, torchrun or --gpus N'
-        )
+        raise UserError('--launcher pytorch: no torchrun started this; use tools/dist_*.sh, torchrun or --gpus N')
     dist_cfg = dict(dist_cfg or {'backend': 'nccl'})
     with contextlib.ExitStack() as stack:
         if torch.cuda.is_available():
@@ -110,7 +105,7 @@ def adapt_to_device(cfg: Config, launcher: str) -> None:
     cfg.model_wrapper_cfg = {**wrapper, 'device_ids': None}
 
 
-def ran_alone(
+def start_processes(
     argv: Sequence[str], script: str, gpus: int | None, gpu_ids: Sequence[int] | None, launcher: str
 ) -> int | None:
     """Start torchrun when several processes are asked for and nothing has started them.
@@ -118,15 +113,8 @@ def ran_alone(
     Returns:
         None if this process is to do the work, else the exit code of those that did it.
     """
-    if launcher == 'none' and not is_launched() and (gpus or gpu_ids):
+    if launcher == 'none' and not is_launched() and (gpus is not None or gpu_ids):
         processes = count_processes(gpus, gpu_ids)
         if processes > 1:
             return torchrun(script, [*argv, '--launcher', 'pytorch'], processes)
     return None
-
-
-def start_method_note() -> str:
-    """Say on what this process computes, for a log."""
-    if torch.cuda.is_available():
-        return f'CUDA, {torch.cuda.get_device_name()}'
-    return f'CPU, {torch.get_num_threads()} threads, Python {sys.version.split()[0]}'

@@ -33,12 +33,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--load-from', metavar='PATH', help='start from the weights of PATH at epoch 0')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate while training')
     parser.add_argument('--amp', action='store_true', help='mixed precision; needs a GPU')
-    parser.add_argument(
-        '--deterministic', action='store_true', help='deterministic algorithms, where there are any'
-    )
-    parser.add_argument(
-        '--seed', type=int, help="random seed (default: the checkpoint's or the config's, else 0)"
-    )
+    parser.add_argument('--deterministic', action='store_true', help='deterministic algorithms, where there are any')
+    parser.add_argument('--seed', type=int, help="random seed (default: the checkpoint's or the config's, else 0)")
     parser.add_argument(
         '--auto-scale-lr',
         '--autoscale-lr',
@@ -64,12 +60,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 def add_common_options(parser: argparse.ArgumentParser, dict_action: type[argparse.Action]) -> None:
     """Add what train.py and test.py share."""
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
-    parser.add_argument(
-        '--gpus', type=int, metavar='N', help='start N processes; without CUDA they compute on the CPU'
-    )
-    parser.add_argument(
-        '--gpu-ids', type=int, nargs='+', metavar='ID', help='start one process on each of these GPUs'
-    )
+    parser.add_argument('--gpus', type=int, metavar='N', help='start N processes; without CUDA they compute on the CPU')
+    parser.add_argument('--gpu-ids', type=int, nargs='+', metavar='ID', help='start one process on each of these GPUs')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument(
         '--cfg-options',
@@ -89,13 +81,13 @@ def main(argv: Sequence[str]) -> int | None:
     """
     args = parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    from .launch import ran_alone
+    from .launch import start_processes
 
     if args.config and not Path(args.config).is_file():
         from .options import load_config
 
         load_config(args.config)  # says so before any process is started
-    code = ran_alone(argv, str(SCRIPT), args.gpus, args.gpu_ids, args.launcher)
+    code = start_processes(argv, str(SCRIPT), args.gpus, args.gpu_ids, args.launcher)
     if code is not None:
         return code
     runner = build(args)

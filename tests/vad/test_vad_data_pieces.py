@@ -2,6 +2,7 @@
 
 import copy
 
+import mmcv
 import numpy as np
 import pytest
 import torch
@@ -86,9 +87,7 @@ def test_agents_of_a_record():
     np.testing.assert_allclose(out['gt_bboxes_3d'][:, 2], info['gt_boxes'][:, 2] - 1, rtol=1e-6)
     np.testing.assert_allclose(out['gt_bboxes_3d'][:, 6], 2 * np.pi - 4, rtol=1e-6)
     assert out['gt_bboxes_3d'][:, 7:].tolist() == [[1, 2], [0, 0], [3, 4]]
-    assert (
-        len(infos.agents(info, ['car'], use_valid_flag=False)['gt_labels_3d']) == 2
-    )  # without the point-less one
+    assert len(infos.agents(info, ['car'], use_valid_flag=False)['gt_labels_3d']) == 2  # without the point-less one
 
 
 def test_frame_without_objects():
@@ -139,9 +138,7 @@ def drive(turn: float, num: int = 9) -> SceneEgo:
     steps = np.column_stack([np.cos(headings), np.sin(headings), np.zeros(num)])
     rotations = np.array([Quaternion(axis=[0, 0, 1], radians=h).elements for h in headings])
     mount = Quaternion(axis=[0, 0, 1], degrees=-90).elements
-    return SceneEgo(
-        np.cumsum(steps, axis=0) - steps[0], rotations, np.zeros((num, 3)), np.tile(mount, (num, 1))
-    )
+    return SceneEgo(np.cumsum(steps, axis=0) - steps[0], rotations, np.zeros((num, 3)), np.tile(mount, (num, 1)))
 
 
 def test_ego_straight_on():
@@ -165,9 +162,7 @@ def test_ego_turning(turn, command):
 
 def test_ego_status():
     status = drive(0.0).status(3, np.arange(18.0), None)
-    np.testing.assert_allclose(
-        status, [0, 2, 7, 8, 0, 4.084, 1.85, 2, 0], atol=1e-6
-    )  # 1 m in 0.5 s; 2 m in two steps
+    np.testing.assert_allclose(status, [0, 2, 7, 8, 0, 4.084, 1.85, 2, 0], atol=1e-6)  # 1 m in 0.5 s; 2 m in two steps
     assert drive(0.0).status(3, np.zeros(18), (5.0, 0.1))[-2:].tolist() == [5.0, np.float32(0.1)]
 
 
@@ -235,6 +230,35 @@ def test_distortion_is_random_keeps_shapes_and_can_be_switched_off():
     off = PhotoMetricDistortionMultiViewImage(0, (1, 1), (1, 1), 0)({'img': images})['img']
     for before, after in zip(images, off):  # at most the order of the channels changes
         np.testing.assert_allclose(np.sort(after, axis=-1), np.sort(before, axis=-1), atol=1e-2)
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_distortion_step_by_step(seed):
+    """Against the same steps done one after the other, with the hue wrapped by hand."""
+    g = np.random.default_rng(seed)
+    image = g.uniform(0, 255, (16, 17, 3)).astype(np.float32)
+    distort = PhotoMetricDistortionMultiViewImage(hue_delta=180)
+    np.random.seed(seed)
+    out = distort({'img': [image]})['img'][0]
+
+    np.random.seed(seed)
+    random, expected = np.random, image.copy()
+    if random.randint(2):
+        expected += random.uniform(-32, 32)
+    first = random.randint(2)
+    if first and random.randint(2):
+        expected *= random.uniform(0.5, 1.5)
+    hsv = mmcv.bgr2hsv(expected)
+    if random.randint(2):
+        hsv[..., 1] *= random.uniform(0.5, 1.5)
+    if random.randint(2):
+        hsv[..., 0] = (hsv[..., 0] + random.uniform(-180, 180)) % 360
+    expected = mmcv.hsv2bgr(hsv)
+    if not first and random.randint(2):
+        expected *= random.uniform(0.5, 1.5)
+    if random.randint(2):
+        expected = expected[..., random.permutation(3)]
+    np.testing.assert_allclose(out, expected, atol=2e-2)
 
 
 # --- data preprocessor

@@ -128,7 +128,7 @@ class VADNuScenesDataset(BaseDataset):
         records = content.get('infos') if isinstance(content, dict) else None
         if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
             raise UserError(f'{self.ann_file}: not an info file of VAD (no list "infos")')
-        missing = sorted({key for record in records for key in _NEEDED if key not in record})
+        missing = [key for key in _NEEDED if any(key not in record for record in records)]
         if missing:
             raise UserError(f'{self.ann_file}: not an info file of VAD (without {", ".join(missing)})')
         self._metainfo |= {k: v for k, v in content.get('metadata', {}).items() if k not in self._metainfo}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -69,28 +70,35 @@ class PhotoMetricDistortionMultiViewImage(BaseTransform):
         return results
 
     def _distort(self, image: np.ndarray) -> np.ndarray:
+        """Three affine maps of the channels around the two changes of colour space: one pass over the
+        pixels each.
+        """
         random = np.random  # seeded per worker by MMEngine
 
-        def happens() -> bool:
-            return bool(random.randint(2))
+        def draw(low: float, high: float, neutral: float) -> float:
+            return random.uniform(low, high) if random.randint(2) else neutral
 
-        if happens():
-            image = image + np.float32(random.uniform(-self.brightness_delta, self.brightness_delta))
-        contrast_first = happens()
-        if contrast_first and happens():
-            image = image * np.float32(random.uniform(*self.contrast_range))
-        hsv = mmcv.bgr2hsv(image)
-        if happens():
-            hsv[..., 1] *= random.uniform(*self.saturation_range)
-        if happens():
-            hue = hsv[..., 0] + np.float32(random.uniform(-self.hue_delta, self.hue_delta))
-            hsv[..., 0] = np.where(hue > 360, hue - 360, np.where(hue < 0, hue + 360, hue))
-        image = mmcv.hsv2bgr(hsv)
-        if not contrast_first and happens():
-            image = image * np.float32(random.uniform(*self.contrast_range))
-        if happens():
-            image = image[..., random.permutation(3)]
+        brightness = draw(-self.brightness_delta, self.brightness_delta, 0.0)
+        contrast_first = random.randint(2)
+        contrast = draw(*self.contrast_range, 1.0) if contrast_first else 1.0
+        image = _affine(image, contrast * np.eye(3), [contrast * brightness] * 3)
+
+        saturation = draw(*self.saturation_range, 1.0)
+        hue = draw(-self.hue_delta, self.hue_delta, 0.0)
+        if saturation != 1 or hue != 0:
+            hsv = _affine(mmcv.bgr2hsv(image), np.diag([1.0, saturation, 1.0]), [hue, 0.0, 0.0])
+            image = mmcv.hsv2bgr(hsv)  # takes hues outside 0..360 degrees
+
+        contrast = 1.0 if contrast_first else draw(*self.contrast_range, 1.0)
+        channels = random.permutation(3) if random.randint(2) else np.arange(3)
+        return _affine(image, contrast * np.eye(3)[channels], [0.0] * 3)
+
+
+def _affine(image: np.ndarray, matrix: np.ndarray, shift: Sequence[float]) -> np.ndarray:
+    """``matrix @ pixel + shift`` for every pixel of a (H, W, 3) image."""
+    if not np.any(shift) and np.array_equal(matrix, np.eye(3)):
         return image
+    return cv2.transform(image, np.column_stack([matrix, shift]))
 
 
 @TRANSFORMS.register_module()
@@ -151,8 +159,7 @@ class RandomScaleImageMultiViewImage(BaseTransform):
     def transform(self, results: dict) -> dict:
         scale = self.scales[np.random.randint(len(self.scales))] if len(self.scales) > 1 else self.scales[0]
         results['img'] = [
-            mmcv.imresize(image, (int(image.shape[1] * scale), int(image.shape[0] * scale)))
-            for image in results['img']
+            mmcv.imresize(image, (int(image.shape[1] * scale), int(image.shape[0] * scale))) for image in results['img']
         ]
         matrix = np.diag([scale, scale, 1.0, 1.0])
         results['lidar2img'] = [matrix @ projection for projection in results['lidar2img']]

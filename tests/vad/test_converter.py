@@ -1,0 +1,301 @@
+"""Info files against what the nuScenes devkit computes from the same tables, and the errors of the
+command.
+"""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nuscenes import NuScenes
+from nuscenes.can_bus.can_bus_api import NuScenesCanBus
+from nuscenes.map_expansion.map_api import NuScenesMap
+from nuscenes.utils.data_classes import Box
+from nuscenes.utils.geometry_utils import transform_matrix, view_points
+from pyquaternion import Quaternion
+
+from vadslim.checkpoint import load_info
+from vadslim.cli import UserError
+from vadslim.vad import boxes as box_numbers
+from vadslim.vad.datasets import converter, infos
+from vadslim.vad.datasets.vector_map import LINE_LAYERS, POLYGON_LAYERS, LocationMap, expansion_file
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'create_data.py'
+VERSION = 'v1.0-mini'
+FUTURE = 6
+
+
+@pytest.fixture(scope='module')
+def nusc(synthetic_root) -> NuScenes:
+    return NuScenes(VERSION, str(synthetic_root), verbose=False)
+
+
+@pytest.fixture(scope='module')
+def frames(synthetic_root, tmp_path_factory) -> dict[str, list[dict]]:
+    out = tmp_path_factory.mktemp('infos') / 'new'
+    written = converter.convert(synthetic_root, out, synthetic_root, VERSION)
+    assert [path.name for path, _ in written] == [
+        'vad_nuscenes_infos_temporal_train.pkl',
+        'vad_nuscenes_infos_temporal_val.pkl',
+    ]
+    result = {}
+    for path, count in written:
+        content = load_info(path)
+        assert content['metadata'] == {'version': VERSION}
+        assert len(content['infos']) == count > 0
+        result[path.stem.rsplit('_', 1)[1]] = content['infos']
+    return result
+
+
+@pytest.fixture(scope='module')
+def picked(frames) -> list[dict]:
+    """First, last and some inner frames."""
+    train = frames['train']
+    return [train[0], train[1], train[len(train) // 2], train[-1], frames['val'][3]]
+
+
+def lidar_frame(nusc: NuScenes, sample: dict) -> tuple[np.ndarray, np.ndarray]:
+    """(4, 4) lidar <- global, and the pose's inverse."""
+    data = nusc.get('sample_data', sample['data']['LIDAR_TOP'])
+    pose = nusc.get('ego_pose', data['ego_pose_token'])
+    mount = nusc.get('calibrated_sensor', data['calibrated_sensor_token'])
+    matrices = [transform_matrix(r['translation'], Quaternion(r['rotation'])) for r in (pose, mount)]
+    lidar2global = matrices[0] @ matrices[1]
+    return np.linalg.inv(lidar2global), lidar2global
+
+
+def test_every_published_field_is_there(frames):
+    fields = {
+        'lidar_path', 'token', 'prev', 'next', 'can_bus', 'frame_idx', 'sweeps', 'cams', 'scene_token',
+        'lidar2ego_translation', 'lidar2ego_rotation', 'ego2global_translation', 'ego2global_rotation', 'timestamp',
+        'fut_valid_flag', 'map_location', 'gt_boxes', 'gt_names', 'gt_velocity', 'num_lidar_pts', 'num_radar_pts',
+        'valid_flag', 'gt_agent_fut_trajs', 'gt_agent_fut_masks', 'gt_agent_lcf_feat', 'gt_agent_fut_yaw',
+        'gt_agent_fut_goal', 'gt_ego_his_trajs', 'gt_ego_fut_trajs', 'gt_ego_fut_masks', 'gt_ego_fut_cmd',
+        'gt_ego_lcf_feat',
+    }  # fmt: skip
+    cameras = {
+        'data_path', 'type', 'sample_data_token', 'sensor2ego_translation', 'sensor2ego_rotation',
+        'ego2global_translation', 'ego2global_rotation', 'timestamp', 'sensor2lidar_rotation',
+        'sensor2lidar_translation', 'cam_intrinsic',
+    }  # fmt: skip
+    for info in frames['train'] + frames['val']:
+        assert set(info) == fields
+        assert tuple(info['cams']) == converter.CAMERAS
+        assert all(set(camera) == cameras for camera in info['cams'].values())
+
+
+def test_splits_and_order(nusc, frames):
+    from nuscenes.utils import splits
+
+    for split, names in (('train', splits.mini_train), ('val', splits.mini_val)):
+        scenes = [nusc.get('scene', info['scene_token']) for info in frames[split]]
+        assert {scene['name'] for scene in scenes} == {s['name'] for s in nusc.scene} & set(names)
+        for info, after in zip(frames[split], frames[split][1:]):
+            if info['scene_token'] == after['scene_token']:
+                assert (info['next'], after['prev']) == (after['token'], info['token'])
+                assert after['frame_idx'] == info['frame_idx'] + 1
+            else:
+                assert (info['next'], after['frame_idx']) == ('', 0)
+    assert sum(map(len, frames.values())) == len(nusc.sample)
+
+
+def test_boxes_are_the_devkits(nusc, picked):
+    for info in picked:
+        sample = nusc.get('sample', info['token'])
+        _, expected, _ = nusc.get_sample_data(sample['data']['LIDAR_TOP'])
+        ours = box_numbers.to_nuscenes_boxes(box_numbers.bottom_centered(info['gt_boxes']))
+        assert len(ours) == len(expected) > 0
+        to_lidar, _ = lidar_frame(nusc, sample)
+        for i, (mine, box) in enumerate(zip(ours, expected)):
+            np.testing.assert_allclose(mine.corners(), box.corners(), atol=1e-6)
+            velocity = to_lidar[:3, :3] @ np.append(nusc.box_velocity(box.token)[:2], 0.0)
+            np.testing.assert_allclose(info['gt_velocity'][i], velocity[:2], atol=1e-6)
+        points = [nusc.get('sample_annotation', box.token)['num_lidar_pts'] for box in expected]
+        assert info['num_lidar_pts'].tolist() == points
+
+
+def test_agents_futures_follow_the_annotations(nusc, picked):
+    for info in picked:
+        sample = nusc.get('sample', info['token'])
+        to_lidar, _ = lidar_frame(nusc, sample)
+        turn = Quaternion(matrix=to_lidar[:3, :3], rtol=1e-4, atol=1e-4)
+        for i, token in enumerate(sample['anns']):
+            annotation = nusc.get('sample_annotation', token)
+            places, headings = [], []
+            while annotation is not None and len(places) <= FUTURE:
+                box = Box(annotation['translation'], annotation['size'], Quaternion(annotation['rotation']))
+                places.append((to_lidar @ [*box.center, 1])[:2])
+                headings.append((turn * box.orientation).rotation_matrix[:2, 0])
+                annotation = nusc.get('sample_annotation', annotation['next']) if annotation['next'] else None
+            steps = np.diff(places, axis=0)
+            given = info['gt_agent_fut_trajs'][i].reshape(FUTURE, 2)
+            np.testing.assert_allclose(given[: len(steps)], steps.reshape(-1, 2), atol=1e-4)
+            assert (given[len(steps) :] == 0).all()
+            assert info['gt_agent_fut_masks'][i].tolist() == [1] * len(steps) + [0] * (FUTURE - len(steps))
+            turned = np.unwrap(np.arctan2(*np.array(headings).T[::-1]))
+            difference = np.diff(turned) - info['gt_agent_fut_yaw'][i, : len(steps)]
+            np.testing.assert_allclose(np.cos(difference), 1, atol=1e-6)
+
+
+def test_ego_track_follows_the_poses(nusc, picked):
+    for info in picked:
+        sample = nusc.get('sample', info['token'])
+        to_lidar, _ = lidar_frame(nusc, sample)
+
+        def place(record, to_lidar=to_lidar):
+            _, lidar2global = lidar_frame(nusc, record)
+            return (to_lidar @ lidar2global[:, 3])[:2]
+
+        future, record = [place(sample)], sample
+        while record['next'] and len(future) <= FUTURE:
+            record = nusc.get('sample', record['next'])
+            future.append(place(record))
+        steps = np.diff(future, axis=0).reshape(-1, 2)
+        np.testing.assert_allclose(info['gt_ego_fut_trajs'][: len(steps)], steps, atol=1e-4)
+        assert (info['gt_ego_fut_trajs'][len(steps) :] == 0).all()
+        assert info['gt_ego_fut_masks'].sum() == len(steps)
+        assert info['fut_valid_flag'] == (len(steps) == FUTURE)
+        side = future[-1][0]
+        command = 0 if side >= 2 else 1 if side <= -2 else 2
+        assert info['gt_ego_fut_cmd'].tolist() == np.eye(3)[command].tolist()
+        if sample['prev']:
+            before = nusc.get('sample', sample['prev'])
+            np.testing.assert_allclose(info['gt_ego_his_trajs'][-1], future[0] - place(before), atol=1e-4)
+
+
+def test_projections_are_the_devkits(nusc, picked):
+    """Box corners through lidar2img land where the devkit draws them, ego motion between the sensors
+    included.
+    """
+    seen = 0
+    for info in picked:
+        sample = nusc.get('sample', info['token'])
+        _, in_lidar, _ = nusc.get_sample_data(sample['data']['LIDAR_TOP'])
+        corners = {box.token: box.corners() for box in in_lidar}
+        for camera, record in info['cams'].items():
+            _, visible, intrinsic = nusc.get_sample_data(sample['data'][camera])
+            projection = infos.lidar2img(record)
+            for box in visible:
+                points = projection @ np.vstack([corners[box.token], np.ones(8)])
+                expected = view_points(box.corners(), intrinsic, normalize=True)[:2]
+                in_front = box.corners()[2] > 1
+                np.testing.assert_allclose(
+                    (points[:2] / points[2])[:, in_front], expected[:, in_front], rtol=1e-6, atol=1e-3
+                )
+                seen += in_front.sum()
+    assert seen > 100
+
+
+def test_can_bus_is_the_last_message_and_the_motion_after_it(nusc, synthetic_root, picked):
+    can = NuScenesCanBus(str(synthetic_root))
+    for info in picked:
+        scene = nusc.get('scene', info['scene_token'])['name']
+        messages = can.get_messages(scene, 'pose')
+        until = [m for m in messages if m['utime'] <= info['timestamp']] or messages[:1]
+        after = [m for m in messages if m['utime'] > info['timestamp']] or messages[-1:]
+        assert info['can_bus'].tolist() == [
+            *until[-1]['pos'],
+            *until[-1]['orientation'],
+            *after[0]['accel'],
+            *after[0]['rotation_rate'],
+            *after[0]['vel'],
+            0,
+            0,
+        ]
+        nearest = min(messages, key=lambda m: abs(m['utime'] - info['timestamp']))
+        assert info['gt_ego_lcf_feat'][7] == pytest.approx(nearest['vel'][0], abs=0.2)
+        np.testing.assert_allclose(infos.can_bus(info)[:3], info['ego2global_translation'])
+
+
+def test_map_layers_are_the_devkits(nusc, synthetic_root, picked):
+    for info in picked[::2]:
+        location = info['map_location']
+        explorer = NuScenesMap(str(synthetic_root), location).explorer
+        ours = LocationMap(expansion_file(synthetic_root, location))
+        pose = infos.lidar2global(info)
+        center, angle = pose[:2, 3], np.degrees(np.arctan2(pose[1, 0], pose[0, 0]))
+        for layer in (*LINE_LAYERS, *POLYGON_LAYERS):
+            clip = explorer._get_layer_line if layer in LINE_LAYERS else explorer._get_layer_polygon
+            expected = clip((*center, 60.0, 30.0), angle, layer)
+            found = ours.layer_in_patch(layer, center, angle, (60.0, 30.0))
+            assert len(found) == len(expected)
+            for mine, theirs in zip(found, expected):
+                assert mine.equals_exact(theirs.geoms[0] if len(getattr(theirs, 'geoms', ())) == 1 else theirs, 1e-6)
+
+
+# --- the command
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_command_writes_files(synthetic_root, tmp_path):
+    command = [sys.executable, TOOL, 'nuscenes', '--root-path', synthetic_root, '--out-dir', tmp_path / 'out']
+    command += ['--extra-tag', 'x', '--version', VERSION, '--canbus', synthetic_root, '--max-sweeps', '0']
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == [
+        'x_infos_temporal_train.pkl',
+        'x_infos_temporal_val.pkl',
+    ]
+    assert load_info(tmp_path / 'out' / 'x_infos_temporal_val.pkl')['infos'][-1]['sweeps'] == []
+
+
+def run_tool(monkeypatch, *arguments) -> int:
+    import runpy
+
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), 'nuscenes', *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(TOOL), run_name='__main__')
+    return stop.value.code
+
+
+def test_user_errors_are_one_line(synthetic_root, tmp_path, monkeypatch, capfd):
+    def linked(name: str, without: str) -> Path:
+        """The data set without one part, by symbolic links."""
+        root = tmp_path / name
+        for source in synthetic_root.rglob('*'):
+            relative = source.relative_to(synthetic_root)
+            if source.is_file() and not str(relative).startswith(without):
+                (root / relative).parent.mkdir(parents=True, exist_ok=True)
+                (root / relative).symlink_to(source)
+        return root
+
+    out = tmp_path / 'out'
+    cases = [
+        (('--root-path', tmp_path / 'none', '--version', VERSION), 'none: no such folder'),
+        (('--root-path', synthetic_root, '--version', 'v1.0-trainval'), r'no tables of v1.0-trainval there (found: v1'),
+        (('--root-path', synthetic_root, '--version', 'v2'), 'version: v2 is unknown, allowed are v1.0-trainval'),
+        (('--root-path', synthetic_root, '--version', VERSION, '--canbus', tmp_path), 'can_bus: no such folder'),
+        (('--root-path', linked('a', 'maps/expansion'), '--version', VERSION), 'unpack the map expansion'),
+        (('--root-path', linked('b', 'samples/CAM_FRONT/'), '--version', VERSION), 'no camera images of any scene'),
+        (('--root-path', linked('c', 'samples/CAM_BACK/'), '--version', VERSION), 'no such image'),
+        (('--root-path', linked('d', f'{VERSION}/sample_annotation'), '--version', VERSION), 'cannot be read'),
+    ]
+    for arguments, message in cases:
+        assert run_tool(monkeypatch, *arguments, '--out-dir', out) == 2
+        error = capfd.readouterr().err
+        assert message in error
+        assert error.strip().count('\n') == 0
+    assert not out.exists()
+
+
+def test_interrupted_conversion_leaves_no_file(synthetic_root, tmp_path, monkeypatch, capfd):
+    dumps = []
+
+    def interrupted(*args, **kwargs):
+        dumps.append(args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pickle, 'dump', interrupted)
+    arguments = ('--root-path', synthetic_root, '--version', VERSION, '--out-dir', tmp_path / 'out')
+    assert run_tool(monkeypatch, *arguments) == 130
+    assert 'interrupted' in capfd.readouterr().err
+    assert dumps
+    assert list((tmp_path / 'out').iterdir()) == []
+
+
+def test_can_bus_folder_may_be_named_itself(synthetic_root):
+    assert converter.check_inputs(synthetic_root, synthetic_root / 'can_bus', VERSION).name == 'can_bus'
+    with pytest.raises(UserError, match='unpack the CAN bus expansion'):
+        converter.check_inputs(synthetic_root, synthetic_root / 'maps', VERSION)

@@ -12,7 +12,7 @@ structure.save('structure.json')
 from .allocation import Allocation, Global, Uniform
 from .attention import SlimMultiheadAttention
 from .find import Trace, declares_traces, find_groups, run_example
-from .group import Attr, Group, GroupError, Slice, blocks, check_groups, declares_groups
+from .group import Attr, Group, GroupError, Index, Slice, blocks, check_groups, declares_groups
 from .importance import L1, L2, BNScale, Importance, Random
 from .mask import mask
 from .optimizer_state import optimizer_param_names, slice_optimizer_state
@@ -31,6 +31,7 @@ __all__ = [
     'Group',
     'GroupError',
     'Importance',
+    'Index',
     'PatternError',
     'PlanRow',
     'ProofError',

@@ -68,9 +68,7 @@ class Global:
             kinds[group.kind].append(group)
         kept = {}
         for members in kinds.values():
-            relative = [
-                scores[group.name] / max(float(np.mean(scores[group.name])), 1e-12) for group in members
-            ]
+            relative = [scores[group.name] / max(float(np.mean(scores[group.name])), 1e-12) for group in members]
             owner = np.repeat(np.arange(len(members)), [group.num_units for group in members])
             stay = len(owner) - removed_count(ratio, len(owner))
             counts = np.bincount(owner[best(np.concatenate(relative), stay)], minlength=len(members))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .group import Attr, Group, Slice, blocks, declares_groups
+from .group import Attr, Group, Index, Slice, blocks, declares_groups
 
 
 class SlimMultiheadAttention(nn.MultiheadAttention):
@@ -80,10 +80,7 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
         biases: tuple[Tensor | None, ...] = (None, None, None)
         if self.in_proj_bias is not None:
             biases = self.in_proj_bias.split((rows, rows, width))
-        q, k, v = (
-            functional.linear(x, weight, bias)
-            for x, weight, bias in zip((query, key, value), weights, biases)
-        )
+        q, k, v = (functional.linear(x, weight, bias) for x, weight, bias in zip((query, key, value), weights, biases))
         return q, k, v
 
     def _mask(
@@ -148,9 +145,7 @@ def slim_attention(module: nn.MultiheadAttention) -> None:
     if (rows, width, module.out_proj.weight.shape[0]) == (embed_dim,) * 3:
         return
     if type(module) not in (nn.MultiheadAttention, SlimMultiheadAttention):
-        raise ValueError(
-            f'{type(module).__name__}, a subclass of nn.MultiheadAttention, cannot be narrower inside'
-        )
+        raise ValueError(f'{type(module).__name__}, a subclass of nn.MultiheadAttention, cannot be narrower inside')
     module.__class__ = SlimMultiheadAttention
     module._qkv_same_embed_dim = False  # also keeps nn.TransformerEncoderLayer from its fused path
 
@@ -186,8 +181,8 @@ def attention_heads(module: nn.Module, prefix: str) -> list[Group]:
     return [group.prefixed(prefix)]
 
 
-def _packed(heads: int, rows: int, value_width: int) -> tuple[np.ndarray, ...]:
+def _packed(heads: int, rows: int, value_width: int) -> Index:
     """Positions of every head in [query rows; key rows; value rows]."""
     query_key = blocks(heads, rows // heads, (0, rows))
     value = blocks(heads, value_width // heads, (2 * rows,))
-    return tuple(np.concatenate([one, other]) for one, other in zip(query_key, value))
+    return Index.of(np.concatenate([one, other]) for one, other in zip(query_key, value))

@@ -66,9 +66,7 @@ def find_groups(model: nn.Module, example: Any = None, allow_frozen: bool = Fals
         traces = declaration(model, example) if declaration else [Trace('', example)]
         for trace in traces:
             child = model.get_submodule(trace.child)
-            sources.append(
-                trace_groups(child, trace.example, trace.child, trace.outputs_free, allow_frozen=True)
-            )
+            sources.append(trace_groups(child, trace.example, trace.child, trace.outputs_free, allow_frozen=True))
     groups = join_groups(sources)
     if not allow_frozen:
         groups = protect_frozen(model, groups)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .find import protect_frozen, run_example
-from .group import OPEN, Attr, Group, GroupError, Slice, declaration_of, first_names
+from .group import OPEN, Attr, Group, GroupError, Index, Slice, blocks, declaration_of, first_names
 from .joining import merge_reasons
 from .labels import Channels, Elements, Label, Op, Shape, Stored, apply_rule
 
@@ -111,9 +111,7 @@ class _Trace:
             if buffer.is_floating_point():
                 buffer.requires_grad_(True)
         self.names = {id(part): name for name, part in self.copy.named_modules()}
-        self.stored = {
-            id(tensor): name for name, tensor in [*self.copy.named_parameters(), *self.copy.named_buffers()]
-        }
+        self.stored = {id(tensor): name for name, tensor in [*self.copy.named_parameters(), *self.copy.named_buffers()]}
         self.opaque = {id(part) for part in _opaque(self.copy)}
         self.elements = Elements()
         self.owner: dict[Any, nn.Module] = {}  # node of the graph -> the layer or opaque module it stands for
@@ -140,12 +138,8 @@ class _Trace:
 
         with torch.enable_grad():
             self.graph.build_dependency(self.copy, (), forward_fn=forward, verbose=False)
-        self.kinds = {
-            id(node.module): node.type for node in self.graph.module2node.values() if node.type in LAYERS
-        }
-        return [
-            (tensor.grad_fn, tensor.output_nr) for tensor in _tensors(result[0]) if tensor.grad_fn is not None
-        ]
+        self.kinds = {id(node.module): node.type for node in self.graph.module2node.values() if node.type in LAYERS}
+        return [(tensor.grad_fn, tensor.output_nr) for tensor in _tensors(result[0]) if tensor.grad_fn is not None]
 
     def _track_inputs(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         self.saw_inputs = True
@@ -213,9 +207,7 @@ class _Trace:
         name, shape = self.stored.get(id(variable)), tuple(variable.shape)
         return (Stored(self.first.get(name, name), tuple(range(len(shape)))) if name else None), shape
 
-    def _through_module(
-        self, part: nn.Module, inputs: list[tuple[Label, Shape | None]], shape: Shape
-    ) -> Label:
+    def _through_module(self, part: nn.Module, inputs: list[tuple[Label, Shape | None]], shape: Shape) -> Label:
         name, kind = self.names[id(part)], self.kinds.get(id(part))
         if kind is None or id(part) in self.opaque:
             for label, _ in inputs:
@@ -242,78 +234,68 @@ class _Trace:
         for ids in list(self.elements.spaces.values()):
             if len(ids) in widths:
                 reader = widths[len(ids)]
-                self.elements.mark(
-                    ids, f'may be read by {reader}, whose input was cut off (detach or no_grad)'
-                )
+                self.elements.mark(ids, f'may be read by {reader}, whose input was cut off (detach or no_grad)')
 
     # --- units and Groups -----------------------------------------------------------------------------------
 
     def groups(self) -> list[Group]:
         """Units that lie in the same tensors form a Group; layers not reached are listed, protected."""
-        find = self.elements.sets.find
-        places: dict[int, dict[tuple[str, int], list[int]]] = defaultdict(dict)
-        for space, ids in self.elements.spaces.items():
-            for position, element in enumerate(ids.tolist()):
-                places[find(element)].setdefault(space, []).append(position)
-        reasons: dict[int, list[str]] = defaultdict(list)
-        for element, texts in self.elements.reasons.items():
-            reasons[find(element)] += texts
+        elements = self.elements
+        root = elements.units()
+        spaces = list(elements.spaces)
+        roots = {space: root[ids] for space, ids in elements.spaces.items()}
         falls: dict[int, dict[Attr, int]] = defaultdict(lambda: defaultdict(int))
-        for attr, element in self.elements.attrs:
-            falls[find(element)][attr] += 1
+        for attr, element in elements.attrs:
+            falls[int(root[element])][attr] += 1
+
+        # units by the set of places they lie in; with what falls with them
+        number_of_space = np.repeat(np.arange(len(spaces)), [len(roots[space]) for space in spaces])
+        everywhere = np.concatenate([np.empty(0, np.int64), *roots.values()])
+        lies_in = np.unique(np.stack([everywhere, number_of_space], 1), axis=0)
+        units, first = np.unique(lies_in[:, 0], return_index=True)
         alike: dict[tuple, list[int]] = defaultdict(list)
-        for unit, where in places.items():
-            if self.elements.makers & where.keys():
-                alike[frozenset(where), frozenset(falls[unit].items())].append(unit)
+        for unit, where in zip(units.tolist(), np.split(lies_in[:, 1], first[1:])):
+            alike[where.tobytes(), frozenset(falls[unit].items()) if unit in falls else frozenset()].append(unit)
 
-        order = {name: number for number, name in enumerate(self.first.values())}
-        result: list[Group] = []
-        taken: dict[str, int] = defaultdict(int)
+        group_of, number_in_group = np.full(elements.size, -1), np.zeros(elements.size, np.int64)
+        for number, members in enumerate(alike.values()):
+            group_of[members], number_in_group[members] = number, np.arange(len(members))
+        reasons: dict[int, list[str]] = defaultdict(list)
+        for reason, marked in elements.reasons.items():
+            for number in np.unique(group_of[root[np.concatenate(marked)]]).tolist():
+                reasons[number].append(reason)
 
-        def first_place(item: tuple[Any, list[int]]) -> tuple[int, int]:
-            unit = item[1][0]
-            return min((order.get(space[0], len(order)), where[0]) for space, where in places[unit].items())
-
-        for (spaces, fall), units in sorted(alike.items(), key=first_place):
-            ordered = sorted(spaces, key=lambda space: (order.get(space[0], -1), space[1]))
-            slices = [
-                Slice(
-                    tensor,
-                    dim,
-                    tuple(np.array(places[unit][tensor, dim]) for unit in units),
-                    self._mask(tensor),
-                )
-                for tensor, dim in ordered
-                if tensor in order
-            ]
-            name, kind = self._name(ordered)
-            taken[name] += 1
-            result.append(
-                Group(
-                    f'{name}.{taken[name]}' if taken[name] > 1 else name,
-                    kind,
-                    len(units),
-                    tuple(slices),
-                    tuple(replace(attr, per_unit=count * attr.per_unit) for attr, count in fall),
-                    protected=merge_reasons([text for unit in units for text in reasons[unit]]),
-                )
-            )
-        return result + list(self._unreached({group.name for group in result}))
+        order = {name: number for number, name in enumerate(dict.fromkeys(self.first.values()))}
+        found: list[tuple[tuple[int, int], Group]] = []
+        for number, ((where, fall), members) in enumerate(alike.items()):
+            inside = [spaces[space] for space in np.frombuffer(where, lies_in.dtype)]
+            if not elements.makers & set(inside):
+                continue
+            inside = sorted((space for space in inside if space[0] in order), key=lambda s: (order[s[0]], s[1]))
+            slices = []
+            for space in inside:
+                mine = np.flatnonzero(group_of[roots[space]] == number)
+                unit = number_in_group[roots[space][mine]]
+                index = Index(mine[np.argsort(unit, kind='stable')], np.bincount(unit, minlength=len(members)))
+                slices.append(Slice(space[0], space[1], index, 1.0 if space[0].endswith('running_var') else 0.0))
+            name, kind = self._name(inside)
+            attrs = tuple(replace(attr, per_unit=count * attr.per_unit) for attr, count in fall)
+            group = Group(name, kind, len(members), tuple(slices), attrs, protected=merge_reasons(reasons[number]))
+            found.append(((order[inside[0][0]], int(slices[0].index.flat[0])), group))
+        found.sort(key=lambda item: item[0])
+        return [*_numbered([group for _, group in found]), *self._unreached({group.name for _, group in found})]
 
     def _name(self, spaces: list[tuple[str, int]]) -> tuple[str, str]:
         """The Group is named after the first layer, or else tensor, that makes its channels."""
-        makers = [tensor for tensor, dim in spaces if (tensor, dim) in self.elements.makers]
-        for tensor in makers:
-            path, _, attribute = tensor.rpartition('.')
-            part = self.copy.get_submodule(path) if attribute == 'weight' else None
-            if isinstance(part, nn.Linear):
-                return f'{path}.neurons' if path else 'neurons', 'neuron'
-            if isinstance(part, nn.modules.conv._ConvNd):
-                return f'{path}.channels' if path else 'channels', 'channel'
-        return f'{makers[0]}.channels', 'channel'
-
-    def _mask(self, tensor: str) -> float:
-        return 1.0 if tensor.rpartition('.')[2] == 'running_var' else 0.0
+        makers = [space for space in spaces if space in self.elements.makers]
+        for tensor, dim in makers:
+            path = tensor.rpartition('.')[0]
+            part = self.copy.get_submodule(path)
+            if isinstance(part, nn.Linear | nn.modules.conv._ConvNd | nn.Embedding):
+                kind = 'neuron' if isinstance(part, nn.Linear) else 'channel'
+                kind = 'row' if isinstance(part, nn.Embedding) and dim == 0 else kind
+                return f'{path}.{kind}s'.lstrip('.'), kind
+        return f'{makers[0][0]}.channels', 'channel'
 
     def _unreached(self, names: set[str]) -> Iterator[Group]:
         hidden = {id(inner) for outer in _opaque(self.copy) for inner in outer.modules()}
@@ -328,10 +310,9 @@ class _Trace:
             weight = self.first.get(f'{name}.weight' if name else 'weight', '')
             label = f'{name}.{"channels" if conv else "neurons"}'.lstrip('.')
             if weight and label not in names:
-                index = tuple(np.array([position]) for position in range(size))
                 reason = f'{OPEN}{name} is not in the traced graph'
                 kind = 'channel' if conv else 'neuron'
-                yield Group(label, kind, size, (Slice(weight, dim, index),), protected=reason)
+                yield Group(label, kind, size, (Slice(weight, dim, blocks(size)),), protected=reason)
 
 
 class _Layer:
@@ -456,6 +437,15 @@ def _known(ids: np.ndarray | None) -> np.ndarray:
     if ids is None:
         raise GroupError('a layer without a weight')
     return ids
+
+
+def _numbered(groups: list[Group]) -> Iterator[Group]:
+    """Tell Groups of one name apart: name, name.2, name.3."""
+    taken: dict[str, int] = defaultdict(int)
+    for group in groups:
+        taken[group.name] += 1
+        count = taken[group.name]
+        yield group if count == 1 else replace(group, name=f'{group.name}.{count}')
 
 
 def _is_leaf(node: Any) -> bool:

@@ -9,19 +9,62 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import nn
 
-OPEN = (
-    'open: '  # starts the reason of a Group that reaches a place nobody declared; ``Group.closes`` lifts it
-)
+OPEN = 'open: '  # starts the reason of a Group that reaches a place nobody declared; ``Group.closes`` lifts it
 FROZEN = 'frozen: '
 
 
 class GroupError(ValueError):
     """A Group that contradicts itself or the model it is used on."""
+
+
+class Index(Sequence[np.ndarray]):
+    """The positions of every unit, kept in one array: ``index[u]`` is an int64 array, a view.
+
+    Args:
+        positions: The positions of unit 0, then those of unit 1, and so on.
+        counts: How many each unit has.
+    """
+
+    def __init__(self, positions: np.ndarray, counts: np.ndarray) -> None:
+        self.flat = np.asarray(positions, np.int64).reshape(-1)
+        self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+
+    @classmethod
+    def of(cls, units: Iterable[Any]) -> Index:
+        """From one sequence of positions per unit."""
+        if isinstance(units, Index):
+            return units
+        arrays = [np.asarray(positions, np.int64).reshape(-1) for positions in units]
+        flat = np.concatenate([np.empty(0, np.int64), *arrays])
+        return cls(flat, np.array([array.size for array in arrays], np.int64))
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @overload
+    def __getitem__(self, unit: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, unit: slice) -> tuple[np.ndarray, ...]: ...
+
+    def __getitem__(self, unit: int | slice) -> np.ndarray | tuple[np.ndarray, ...]:
+        if isinstance(unit, slice):
+            return tuple(self[number] for number in range(*unit.indices(len(self))))
+        if not -len(self) <= unit < len(self):
+            raise IndexError(unit)
+        unit %= len(self)
+        return self.flat[self.starts[unit] : self.starts[unit + 1]]
+
+    @property
+    def units(self) -> np.ndarray:
+        """The unit of each entry of ``flat``."""
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,46 +74,36 @@ class Slice:
     Args:
         tensor: Dotted path of a parameter or buffer; tied tensors by their first name.
         dim: Dimension of the tensor, not negative.
-        index: ``index[u]`` are the sorted, unique positions of unit ``u``, possibly none. The positions of
-            two units of one Slice are disjoint.
+        index: ``index[u]`` are the sorted, unique positions of unit ``u``, possibly none. The positions of two
+            units of one Slice are disjoint. Any sequence of sequences is taken and kept as an ``Index``.
         mask_value: What the masked twin writes at a removed unit's positions: 0, or -inf for the bias of a
             softmax logit, or 1 for a running variance.
     """
 
     tensor: str
     dim: int
-    index: tuple[np.ndarray, ...]
+    index: Index
     mask_value: float = 0.0
 
     def __post_init__(self) -> None:
-        index = tuple(np.asarray(positions, dtype=np.int64).reshape(-1) for positions in self.index)
+        index = Index.of(self.index)
         object.__setattr__(self, 'index', index)
+        where, flat = f'{self.tensor} dim {self.dim}', index.flat
         if self.dim < 0:
-            raise GroupError(f'{self.tensor}: dim is {self.dim}, it must count from the front (0, 1, ...)')
-        flat = np.concatenate(index) if index else np.empty(0, np.int64)
+            raise GroupError(f'{where}: a dim must count from the front (0, 1, ...)')
         if flat.size and flat.min() < 0:
-            raise GroupError(f'{self.tensor} dim {self.dim}: negative position {flat.min()}')
+            raise GroupError(f'{where}: negative position {flat.min()}')
         if np.unique(flat).size != flat.size:
-            raise GroupError(
-                f'{self.tensor} dim {self.dim}: a position belongs to two units, or twice to one'
-            )
-        starts = np.cumsum([positions.size for positions in index])
-        falls = np.flatnonzero(flat[1:] < flat[:-1]) + 1  # allowed only where the next unit begins
-        wrong = np.setdiff1d(falls, starts)
-        if wrong.size:
-            unit = int(np.searchsorted(starts, wrong[0], side='right'))
-            raise GroupError(f'{self.tensor} dim {self.dim}: the positions of unit {unit} are not sorted')
+            raise GroupError(f'{where}: a position belongs to two units, or twice to one')
+        falling = np.flatnonzero((np.diff(flat) < 0) & (np.diff(index.units) == 0))
+        if falling.size:
+            raise GroupError(f'{where}: the positions of unit {index.units[falling[0]]} are not sorted')
 
     def positions(self, units: Sequence[int]) -> np.ndarray:
         """The sorted positions of some units."""
-        if len(units) == 0:
-            return np.empty(0, np.int64)
-        return np.sort(np.concatenate([self.index[unit] for unit in units]))
-
-    def unit_of(self) -> tuple[np.ndarray, np.ndarray]:
-        """(positions, units): two arrays of one length, every position with the unit that owns it."""
-        sizes = [positions.size for positions in self.index]
-        return np.concatenate([np.empty(0, np.int64), *self.index]), np.repeat(np.arange(len(sizes)), sizes)
+        chosen = np.zeros(len(self.index), bool)
+        chosen[list(units)] = True
+        return np.sort(self.index.flat[chosen[self.index.units]])
 
 
 @dataclass(frozen=True)
@@ -124,9 +157,7 @@ class Group:
         if self.num_units < 1:
             raise GroupError(f'Group {self.name}: num_units is {self.num_units}, at least 1 is needed')
         if not 1 <= self.min_units <= self.num_units:
-            raise GroupError(
-                f'Group {self.name}: min_units is {self.min_units}, allowed is 1 to {self.num_units}'
-            )
+            raise GroupError(f'Group {self.name}: min_units is {self.min_units}, allowed is 1 to {self.num_units}')
         for part in self.slices:
             if len(part.index) != self.num_units:
                 raise GroupError(
@@ -147,20 +178,20 @@ class Group:
             name=f'{prefix}.{self.name}',
             slices=tuple(replace(part, tensor=f'{prefix}.{part.tensor}') for part in self.slices),
             attrs=tuple(
-                replace(attr, module=f'{prefix}.{attr.module}' if attr.module else prefix)
-                for attr in self.attrs
+                replace(attr, module=f'{prefix}.{attr.module}' if attr.module else prefix) for attr in self.attrs
             ),
         )
 
 
-def blocks(num_units: int, size: int = 1, offsets: Iterable[int] = (0,)) -> tuple[np.ndarray, ...]:
+def blocks(num_units: int, size: int = 1, offsets: Iterable[int] = (0,)) -> Index:
     """An index in which unit ``u`` owns ``size`` consecutive positions after every offset.
 
     ``blocks(8, 32)`` are eight heads of 32 rows; ``blocks(8, 32, (0, 256, 512))`` the same heads in a packed
     [query; key; value] matrix.
     """
     inner = (np.asarray(sorted(offsets), dtype=np.int64)[:, None] + np.arange(size)[None]).reshape(-1)
-    return tuple(inner + unit * size for unit in range(num_units))
+    flat = inner[None] + np.arange(num_units, dtype=np.int64)[:, None] * size
+    return Index(flat, np.full(num_units, inner.size))
 
 
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -195,7 +226,7 @@ def check_groups(model: nn.Module, groups: Sequence[Group]) -> None:
                 raise GroupError(
                     f'Group {group.name}: {part.tensor} has shape {tuple(tensor.shape)}, no dim {part.dim}'
                 )
-            last = max((int(positions[-1]) for positions in part.index if positions.size), default=-1)
+            last = int(part.index.flat.max(initial=-1))
             if last >= tensor.shape[part.dim]:
                 raise GroupError(
                     f'Group {group.name}: position {last} of {part.tensor} dim {part.dim}, '
@@ -306,7 +337,6 @@ def with_first_names(group: Group, first: dict[str, str]) -> Group:
     slices: dict[tuple, Slice] = {}
     for part in group.slices:
         tensor = first.get(part.tensor, part.tensor)
-        positions, units = part.unit_of()
-        key = (tensor, part.dim, positions.tobytes(), units.tobytes())
+        key = (tensor, part.dim, part.index.flat.tobytes(), part.index.starts.tobytes())
         slices.setdefault(key, replace(part, tensor=tensor))
     return replace(group, slices=tuple(slices.values()))

@@ -23,15 +23,12 @@ class Importance(Protocol):
     batches, it returns {Group name: (num_units,) float64 scores, larger is more important}.
     """
 
-    def __call__(
-        self, model: nn.Module, groups: Sequence[Group], batches: Iterable[Any] | None = None
-    ) -> Scores: ...
+    def __call__(self, model: nn.Module, groups: Sequence[Group], batches: Iterable[Any] | None = None) -> Scores: ...
 
 
 def per_unit(part: Slice, values: np.ndarray, num_units: int) -> np.ndarray:
     """Sum a number per position of a Slice's dim over each unit: (size of dim,) -> (num_units,)."""
-    positions, units = part.unit_of()
-    return np.bincount(units, weights=values[positions], minlength=num_units)
+    return np.bincount(part.index.units, weights=values[part.index.flat], minlength=num_units)
 
 
 def weight_slices(group: Group, tensors: dict[str, torch.Tensor]) -> list[Slice]:
@@ -45,9 +42,7 @@ class _Norm:
 
     power: int
 
-    def __call__(
-        self, model: nn.Module, groups: Sequence[Group], batches: Iterable[Any] | None = None
-    ) -> Scores:
+    def __call__(self, model: nn.Module, groups: Sequence[Group], batches: Iterable[Any] | None = None) -> Scores:
         tensors = tensors_of(model)
         sums: dict[tuple[str, int], np.ndarray] = {}
         scores = {}
@@ -86,9 +81,7 @@ class L2(_Norm):
 class BNScale:
     """Mean magnitude of a unit's batch-norm scales (network slimming); L2 for Groups without batch norm."""
 
-    def __call__(
-        self, model: nn.Module, groups: Sequence[Group], batches: Iterable[Any] | None = None
-    ) -> Scores:
+    def __call__(self, model: nn.Module, groups: Sequence[Group], batches: Iterable[Any] | None = None) -> Scores:
         tensors = tensors_of(model)
         norms = {
             f'{name}.weight' if name else 'weight'
@@ -118,12 +111,8 @@ class Random:
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def __call__(
-        self, model: nn.Module, groups: Sequence[Group], batches: Iterable[Any] | None = None
-    ) -> Scores:
+    def __call__(self, model: nn.Module, groups: Sequence[Group], batches: Iterable[Any] | None = None) -> Scores:
         return {
-            group.name: np.random.default_rng([self.seed, zlib.crc32(group.name.encode())]).random(
-                group.num_units
-            )
+            group.name: np.random.default_rng([self.seed, zlib.crc32(group.name.encode())]).random(group.num_units)
             for group in groups
         }

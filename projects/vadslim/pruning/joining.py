@@ -5,29 +5,27 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 
-from .group import OPEN, Attr, Group, GroupError, Slice
+from .group import OPEN, Attr, Group, GroupError, Index, Slice
 
 
-class DisjointSets:
-    """Union-find over the integers 0 .. n-1; the smallest member of a set stands for it."""
-
-    def __init__(self, size: int) -> None:
-        self.parent = list(range(size))
-
-    def find(self, item: int) -> int:
-        root = item
-        while self.parent[root] != root:
-            root = self.parent[root]
-        while self.parent[item] != root:
-            self.parent[item], item = root, self.parent[item]
-        return root
-
-    def union(self, one: int, other: int) -> None:
-        one, other = self.find(one), self.find(other)
-        self.parent[max(one, other)] = min(one, other)
+def components(size: int, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The sets that pairs of the integers 0 .. size-1 form: for each its set's smallest member."""
+    roots = np.arange(size)
+    while True:
+        low = np.minimum(roots[ones], roots[others])
+        lower = roots.copy()
+        for members in (ones, others):
+            np.minimum.at(lower, members, low)
+            np.minimum.at(lower, roots[members], low)
+        while not np.array_equal(lower[lower], lower):
+            lower = lower[lower]
+        if np.array_equal(lower, roots):
+            return roots
+        roots = lower
 
 
 def merge_reasons(reasons: Sequence[str], closed: bool = False) -> str:
@@ -54,30 +52,29 @@ def join_groups(sources: Sequence[Sequence[Group]]) -> list[Group]:
     groups = [group for source in sources for group in source]
     source_of = [number for number, source in enumerate(sources) for _ in source]
     starts = np.concatenate([[0], np.cumsum([group.num_units for group in groups])]).astype(int)
-    units, together = DisjointSets(int(starts[-1])), DisjointSets(len(groups))
-
     touching: dict[tuple[str, int], list[tuple[int, Slice]]] = defaultdict(list)
     for number, group in enumerate(groups):
         for part in group.slices:
             touching[part.tensor, part.dim].append((number, part))
+    unit_pairs, group_pairs = [(0, 0)], [(0, 0)]
     for parts in touching.values():
         if len({source_of[number] for number, _ in parts}) < 2:
             continue
         owners: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for number, part in parts:
-            positions, unit_of = part.unit_of()
-            for position, unit in zip(positions.tolist(), unit_of.tolist()):
-                owners[position].append((number, unit))
+            for position, unit in zip(part.index.flat.tolist(), part.index.units.tolist()):
+                owners[position].append((number, int(starts[number]) + unit))
         for meeting in owners.values():
-            for one, unit in meeting[:-1]:
-                for other, other_unit in meeting[1:]:
-                    if source_of[one] != source_of[other]:
-                        together.union(one, other)
-                        units.union(int(starts[one]) + unit, int(starts[other]) + other_unit)
+            for (one, unit), (other, other_unit) in combinations(meeting, 2):
+                if source_of[one] != source_of[other]:
+                    group_pairs.append((one, other))
+                    unit_pairs.append((unit, other_unit))
+    units = components(int(starts[-1]), *np.array(unit_pairs).T) if groups else starts
+    together = components(len(groups), *np.array(group_pairs).T) if groups else starts
 
     members: dict[int, list[int]] = defaultdict(list)
     for number in range(len(groups)):
-        members[together.find(number)].append(number)
+        members[int(together[number])].append(number)
     result = []
     for numbers in members.values():
         if len(numbers) == 1:
@@ -88,22 +85,15 @@ def join_groups(sources: Sequence[Sequence[Group]]) -> list[Group]:
             result.append(_merge([groups[n] for n in numbers], [int(starts[n]) for n in numbers], units))
         except GroupError as error:
             reason = f'the Groups {names} share positions but do not fit together ({error})'
-            result += [
-                replace(groups[n], protected=merge_reasons([groups[n].protected, reason])) for n in numbers
-            ]
+            result += [replace(groups[n], protected=merge_reasons([groups[n].protected, reason])) for n in numbers]
     return result
 
 
-def _merge(groups: list[Group], starts: list[int], units: DisjointSets) -> Group:
+def _merge(groups: list[Group], starts: list[int], units: np.ndarray) -> Group:
     """One Group whose units are the sets of units that were found to be one."""
-    roots = sorted(
-        {units.find(start + unit) for group, start in zip(groups, starts) for unit in range(group.num_units)}
-    )
-    number = {root: new for new, root in enumerate(roots)}
-    new_unit = [
-        [number[units.find(start + unit)] for unit in range(group.num_units)]
-        for group, start in zip(groups, starts)
-    ]
+    ranges = [units[start : start + group.num_units] for group, start in zip(groups, starts)]
+    roots = np.unique(np.concatenate(ranges))
+    new_unit = [np.searchsorted(roots, found).tolist() for found in ranges]
     places: dict[tuple[str, int], list[set[int]]] = {}
     masks: dict[tuple[str, int], float] = {}
     for group, renumbered in zip(groups, new_unit):
@@ -113,7 +103,7 @@ def _merge(groups: list[Group], starts: list[int], units: DisjointSets) -> Group
             for unit, positions in enumerate(part.index):
                 place[renumbered[unit]].update(positions.tolist())
     slices = tuple(
-        Slice(tensor, dim, tuple(np.array(sorted(p), np.int64) for p in place), masks[tensor, dim])
+        Slice(tensor, dim, Index.of(sorted(positions) for positions in place), masks[tensor, dim])
         for (tensor, dim), place in places.items()
     )
     attrs, min_units = _merge_numbers(groups, new_unit, len(roots))
@@ -128,9 +118,7 @@ def _merge(groups: list[Group], starts: list[int], units: DisjointSets) -> Group
     )
 
 
-def _merge_numbers(
-    groups: list[Group], new_unit: list[list[int]], count: int
-) -> tuple[tuple[Attr, ...], int]:
+def _merge_numbers(groups: list[Group], new_unit: list[list[int]], count: int) -> tuple[tuple[Attr, ...], int]:
     """Attributes and min_units of a merged Group; an attribute has to fall equally with every unit."""
     falls: dict[tuple[str, str], np.ndarray] = {}
     min_units = 1

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .group import OPEN, Attr
-from .joining import DisjointSets
+from .joining import components
 
 Shape = tuple[int, ...]
 
@@ -45,32 +45,35 @@ class Elements:
 
     def __init__(self) -> None:
         self.spaces: dict[tuple[str, int], np.ndarray] = {}
-        self.sets = DisjointSets(0)
-        self.reasons: dict[int, dict[str, None]] = {}
+        self.size = 0
+        self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        self.reasons: dict[str, list[np.ndarray]] = {}
         self.attrs: list[tuple[Attr, int]] = []
         self.makers: set[tuple[str, int]] = set()  # where channels are made, not read
 
     def space(self, tensor: str, dim: int, size: int) -> np.ndarray:
         """The elements of one dim of a tensor, made on the first call."""
         if (tensor, dim) not in self.spaces:
-            start = len(self.sets.parent)
-            self.sets.parent.extend(range(start, start + size))
-            self.spaces[tensor, dim] = np.arange(start, start + size)
+            self.spaces[tensor, dim] = np.arange(self.size, self.size + size)
+            self.size += size
         return self.spaces[tensor, dim]
 
     def unite(self, one: np.ndarray, other: np.ndarray) -> None:
         """Position by position; what meets a channel that nothing makes (-1) cannot leave."""
-        for a, b in zip(one.tolist(), other.tolist()):
-            if a >= 0 and b >= 0:
-                self.sets.union(a, b)
-            elif max(a, b) >= 0:
-                self.mark(np.array([max(a, b)]), 'is combined with channels that no parameter makes')
+        made = (one >= 0) & (other >= 0)
+        self.pairs.append((one[made], other[made]))
+        if not made.all():
+            self.mark(np.maximum(one, other)[~made], 'is combined with channels that no parameter makes')
 
     def mark(self, ids: np.ndarray, reason: str) -> None:
         """Protect the units of these elements: they reach a place that was not followed."""
-        for element in ids.tolist():
-            if element >= 0:
-                self.reasons.setdefault(element, {})[OPEN + reason] = None
+        self.reasons.setdefault(OPEN + reason, []).append(ids[ids >= 0])
+
+    def units(self) -> np.ndarray:
+        """Which elements leave together: for each element the smallest one of its unit."""
+        pairs = [(np.empty(0, np.int64),) * 2, *self.pairs]
+        ones, others = (np.concatenate(side) for side in zip(*pairs))
+        return components(self.size, ones, others)
 
     def count(self, attr: Attr, element: int) -> None:
         """``attr`` falls with the unit of this element."""
@@ -322,9 +325,7 @@ def _view(op: Op, label: Channels) -> Label:
                     continue
                 aligned = [1] * (last + 1 - first)
                 aligned[dim - first] = old[dim]
-                return Channels(
-                    k, np.broadcast_to(label.ids.reshape(aligned), old[first : last + 1]).reshape(-1)
-                )
+                return Channels(k, np.broadcast_to(label.ids.reshape(aligned), old[first : last + 1]).reshape(-1))
     return op.lose(f'is cut by a reshape from {old} to {new}')
 
 
@@ -385,10 +386,7 @@ def _cat(op: Op) -> Label:
     if along == dim and len(unknown) > 1:
         return op.lose('is concatenated with several constants')
     width = op.shape[dim] - sum(shape[dim] for _, shape in op.inputs if shape is not None)
-    parts = [
-        _ids(op, label, shape, along, width if along == dim else op.shape[along])
-        for label, shape in op.inputs
-    ]
+    parts = [_ids(op, label, shape, along, width if along == dim else op.shape[along]) for label, shape in op.inputs]
     if along == dim:
         return Channels(dim, np.concatenate(parts))
     return _united(op, along, parts)

@@ -28,9 +28,7 @@ class MaskedLayerNorm(nn.LayerNorm):
         """(..., width) -> (..., width)."""
         weight = self.weight.index_select(0, self.kept)
         bias = None if self.bias is None else self.bias.index_select(0, self.kept)
-        inner = functional.layer_norm(
-            input.index_select(-1, self.kept), (len(self.kept),), weight, bias, self.eps
-        )
+        inner = functional.layer_norm(input.index_select(-1, self.kept), (len(self.kept),), weight, bias, self.eps)
         return torch.zeros_like(input).index_copy(-1, self.kept, inner)
 
 
@@ -72,7 +70,5 @@ def mask(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Sequence[
         if type(module) is nn.LayerNorm and removed is not None:
             module.__class__ = MaskedLayerNorm
             stay = np.setdiff1d(np.arange(module.weight.shape[0]), removed)
-            module.register_buffer(
-                'kept', torch.as_tensor(stay, device=module.weight.device), persistent=False
-            )
+            module.register_buffer('kept', torch.as_tensor(stay, device=module.weight.device), persistent=False)
     return twin

@@ -25,9 +25,7 @@ def optimizer_param_names(model: nn.Module, optimizer: torch.optim.Optimizer) ->
         for parameter in group['params']:
             number = numbers.setdefault(id(parameter), len(numbers))
             if id(parameter) not in names:
-                raise ValueError(
-                    f'parameter {number} of the optimizer, {tuple(parameter.shape)}, is not in the model'
-                )
+                raise ValueError(f'parameter {number} of the optimizer, {tuple(parameter.shape)}, is not in the model')
             result[number] = names[id(parameter)]
     return result
 

@@ -60,9 +60,7 @@ class StructuredPruner:
     ) -> None:
         number = isinstance(ratio, int | float) and not isinstance(ratio, bool)
         if not number or not math.isfinite(ratio) or not 0 <= ratio < 1:
-            raise ValueError(
-                f'ratio is {ratio!r}; it is the fraction to remove, from 0 up to but not including 1'
-            )
+            raise ValueError(f'ratio is {ratio!r}; it is the fraction to remove, from 0 up to but not including 1')
         if not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1:
             raise ValueError(f'round_to is {round_to!r}, a positive integer is needed')
         self.ratio, self.round_to = float(ratio), round_to
@@ -90,9 +88,7 @@ class StructuredPruner:
         kept = self.allocation(chosen, scores, self.ratio, self.round_to)
         return {group.name: kept.get(group.name, list(range(group.num_units))) for group in groups}
 
-    def report(
-        self, model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Sequence[int]]
-    ) -> list[PlanRow]:
+    def report(self, model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Sequence[int]]) -> list[PlanRow]:
         """One row per Group, those that are not pruned included, with the reason."""
         reasons = self._reasons(groups)
         sizes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -139,9 +135,7 @@ def match_groups(patterns: Sequence[str], groups: Sequence[Group], argument: str
             if (group.kind == pattern[5:] if of_kind else fnmatchcase(group.name, pattern))
         ]
         if not hits:
-            known = sorted(
-                {f'kind:{group.kind}' for group in groups} if of_kind else {g.name for g in groups}
-            )
+            known = sorted({f'kind:{group.kind}' for group in groups} if of_kind else {g.name for g in groups})
             near = difflib.get_close_matches(pattern, known, 1, 0.0)
             hint = f'; the nearest is {near[0]}' if near else '; there are no Groups'
             raise PatternError(f'{argument}: {pattern!r} matches none of {len(groups)} Groups{hint}')
@@ -171,9 +165,7 @@ def _build(value: Any, registry: Any, argument: str) -> Any:
         return value
     config = {'type': value} if isinstance(value, str) else value
     if not isinstance(config, Mapping) or 'type' not in config:
-        raise ValueError(
-            f'{argument} is {value!r}; a name, a dict with the key type, or a callable is needed'
-        )
+        raise ValueError(f'{argument} is {value!r}; a name, a dict with the key type, or a callable is needed')
     name = str(config['type']).removeprefix('vadslim.')
     known = sorted(registry.module_dict)
     if name not in known:

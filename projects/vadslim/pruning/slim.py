@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .attention import slim_attention
+from .attention import SlimMultiheadAttention, slim_attention
 from .group import first_names, read_attr, tensors_of, write_attr
 from .structure import Structure, StructureError
 
@@ -21,8 +21,8 @@ _FOLLOWERS: dict[type[nn.Module], Follower] = {}
 def follows_tensors(module_class: type[nn.Module]) -> Callable[[Follower], Follower]:
     """Register a function that sets the width numbers of a module from its (already cut) tensors.
 
-    It is called on each module that lost positions or got a new attribute, and on its parent; the nearest
-    class in the MRO wins. Stock layers are registered here.
+    It is called on each module that lost positions or got a new attribute, and on all modules around it, inner
+    ones first; the nearest class in the MRO wins. Stock layers are registered here.
     """
 
     def register(follower: Follower) -> Follower:
@@ -95,9 +95,7 @@ def _check_architecture(model: nn.Module, structure: Structure) -> None:
             wrong.append(f'{name} is tied to {first[name]}, the structure cuts them differently')
     if wrong:
         more = f' (and {len(wrong) - 10} more)' if len(wrong) > 10 else ''
-        raise StructureError(
-            'the model is not the dense one of this structure: ' + '; '.join(wrong[:10]) + more
-        )
+        raise StructureError('the model is not the dense one of this structure: ' + '; '.join(wrong[:10]) + more)
     for path in structure.attrs:
         try:
             value = read_attr(model, path)
@@ -113,7 +111,10 @@ def _follow(slim: nn.Module, structure: Structure) -> None:
     for path in structure.attrs:
         parts = path.split('.')
         touched |= {'.'.join(parts[:count]) for count in (len(parts) - 1, len(parts) - 2) if count > 0}
-    touched |= {name.rpartition('.')[0] for name in touched}
+    for name in list(touched):
+        while name:
+            name = name.rpartition('.')[0]
+            touched.add(name)
     for name, module in reversed(list(slim.named_modules())):
         if name not in touched:
             continue
@@ -203,3 +204,10 @@ def _prelu(module: nn.PReLU) -> None:
 @follows_tensors(nn.MultiheadAttention)
 def _attention(module: nn.MultiheadAttention) -> None:
     slim_attention(module)
+
+
+@follows_tensors(nn.TransformerEncoder)
+def _encoder(module: nn.TransformerEncoder) -> None:
+    # nested tensors work on PyTorch's fused layers only, which slim attention is not
+    if any(isinstance(part, SlimMultiheadAttention) for part in module.modules()):
+        module.use_nested_tensor = False

@@ -53,9 +53,7 @@ class Structure:
         return {
             'format': FORMAT,
             'architecture_sha256': self.architecture_sha256,
-            'tensors': {
-                name: {str(dim): kept for dim, kept in dims.items()} for name, dims in self.tensors.items()
-            },
+            'tensors': {name: {str(dim): kept for dim, kept in dims.items()} for name, dims in self.tensors.items()},
             'shapes': {name: list(shape) for name, shape in self.shapes.items()},
             'attrs': dict(self.attrs),
             'edits': [dict(edit) for edit in self.edits],
@@ -73,9 +71,7 @@ class Structure:
     @classmethod
     def _parse(cls, data: Any) -> Structure:
         _expect(isinstance(data, Mapping), 'is not an object with the key "format"')
-        _expect(
-            data.get('format') == FORMAT, f'format is {data.get("format")!r:.40}, this version reads {FORMAT}'
-        )
+        _expect(data.get('format') == FORMAT, f'format is {data.get("format")!r:.40}, this version reads {FORMAT}')
         sha = data.get('architecture_sha256')
         _expect(isinstance(sha, str) and len(sha) == 64, 'architecture_sha256 is not a SHA-256 in hex')
         parts = {key: data.get(key, {}) for key in ('tensors', 'shapes', 'attrs', 'groups')}
@@ -193,26 +189,18 @@ def check_kept(groups: Sequence[Group], kept: Mapping[str, Sequence[int]]) -> di
             raise StructureError(f'kept names the Group {name}, which is not among the {len(groups)} Groups')
         units = sorted(int(unit) for unit in units)
         if len(set(units)) != len(units) or (units and (units[0] < 0 or units[-1] >= group.num_units)):
-            raise StructureError(
-                f'Group {name}: kept units must be distinct numbers from 0 to {group.num_units - 1}'
-            )
+            raise StructureError(f'Group {name}: kept units must be distinct numbers from 0 to {group.num_units - 1}')
         if len(units) < group.min_units:
-            raise StructureError(
-                f'Group {name}: {len(units)} units kept, at least {group.min_units} have to stay'
-            )
+            raise StructureError(f'Group {name}: {len(units)} units kept, at least {group.min_units} have to stay')
         if len(units) == group.num_units:
             continue
         if group.protected:
-            raise StructureError(
-                f'Group {name} is protected ({group.protected}), all its units have to be kept'
-            )
+            raise StructureError(f'Group {name} is protected ({group.protected}), all its units have to be kept')
         result[name] = units
     return result
 
 
-def removed_positions(
-    groups: Sequence[Group], kept: Mapping[str, Sequence[int]]
-) -> dict[str, dict[int, np.ndarray]]:
+def removed_positions(groups: Sequence[Group], kept: Mapping[str, Sequence[int]]) -> dict[str, dict[int, np.ndarray]]:
     """tensor -> {dim: positions that leave}, the union over all Groups."""
     leaving: dict[str, dict[int, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for group in groups:
@@ -221,8 +209,7 @@ def removed_positions(
             for part in group.slices:
                 leaving[part.tensor][part.dim].append(part.positions(units))
     return {
-        name: {dim: np.unique(np.concatenate(parts)) for dim, parts in dims.items()}
-        for name, dims in leaving.items()
+        name: {dim: np.unique(np.concatenate(parts)) for dim, parts in dims.items()} for name, dims in leaving.items()
     }
 
 
@@ -251,9 +238,7 @@ def make_structure(
     structure = Structure(architecture_hash(model, config))
     for tensor, dims in removed_positions(groups, kept).items():
         shape = tuple(tensors[tensor].shape)
-        positions = {
-            dim: np.setdiff1d(np.arange(shape[dim]), gone).tolist() for dim, gone in dims.items() if gone.size
-        }
+        positions = {dim: np.setdiff1d(np.arange(shape[dim]), gone).tolist() for dim, gone in dims.items() if gone.size}
         for dim, stay in positions.items():
             if not stay:
                 raise StructureError(f'{tensor} {shape}: nothing would be left of dim {dim}')
@@ -297,9 +282,7 @@ def compose(old: Structure, new: Structure) -> Structure:
     for name, dims in new.tensors.items():
         before = old.slim_shape(name) if name in old.shapes else new.shapes[name]
         if not same and before != new.shapes[name]:
-            raise StructureError(
-                f'{name} is {before} after the first structure, the second expects {new.shapes[name]}'
-            )
+            raise StructureError(f'{name} is {before} after the first structure, the second expects {new.shapes[name]}')
         here = tensors.setdefault(name, {})
         for dim, kept in dims.items():
             here[dim] = _narrow(here.get(dim), kept, same, f'{name} dim {dim}')
@@ -311,9 +294,7 @@ def compose(old: Structure, new: Structure) -> Structure:
             continue
         count = first['num_units'] if same else len(first['kept'])
         if group['num_units'] != count:
-            raise StructureError(
-                f'Group {name} has {group["num_units"]} units in the second structure, not {count}'
-            )
+            raise StructureError(f'Group {name} has {group["num_units"]} units in the second structure, not {count}')
         first['kept'] = _narrow(first['kept'], group['kept'], same, f'Group {name}')
     return Structure(
         old.architecture_sha256, tensors, {**new.shapes, **old.shapes}, {**old.attrs, **new.attrs}, [], groups

@@ -162,6 +162,30 @@ def test_shared_and_repeated_modules():
     assert counted.modules['a'] == (16, 32) and counted.modules['tied'] == (16, 16)
 
 
+def test_the_tree_of_names_adds_up_whoever_calls():
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False)])
+
+        def apply_all(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x @ torch.ones(2, 3)
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Inner()
+
+        def forward(self, x):
+            return self.inner.apply_all(x)
+
+    modules = count(Outer(), lambda m: m(torch.zeros(1, 4))).modules
+    assert modules['inner.layers.1'][1] == 8 and modules['inner.layers'][1] == modules['inner'][1] == 24
+    assert modules[''] == (24, 30)  # the product of the method is the caller's
+
+
 def test_the_model_is_left_as_it_was():
     model = ConvNet().train()
     x = torch.zeros(2, 3, 16, 12)
@@ -173,8 +197,6 @@ def test_the_model_is_left_as_it_was():
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize(
-    'number, text', [(12, '12'), (39_865_999, '39.9 M'), (999_999, '1 M'), (1.9e11, '190 G')]
-)
+@pytest.mark.parametrize('number, text', [(12, '12'), (39_865_999, '39.9 M'), (999_999, '1 M'), (1.9e11, '190 G')])
 def test_human(number, text):
     assert human(number) == text

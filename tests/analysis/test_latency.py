@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vadslim.analysis.latency import measure, measure_modules
+from vadslim.analysis.latency import measure, measure_in_turn, measure_modules
 
 
 def test_median_of_the_timed_calls_only():
@@ -24,6 +24,12 @@ def test_median_of_the_timed_calls_only():
     assert 1 <= latency.min_ms <= latency.median_ms < 20 <= latency.max_ms < 50
     assert latency.threads == torch.get_num_threads() and 'cpu' in latency.device
     assert 'thread' in latency.where
+
+
+def test_in_turn():
+    calls = []
+    a, b = measure_in_turn([lambda: calls.append('a'), lambda: (calls.append('b'), time.sleep(0.002))], 2, 1)
+    assert calls == ['a', 'b'] * 3 and a.median_ms < 2 <= b.median_ms
 
 
 @pytest.mark.parametrize('repeats, warmup', [(0, 1), (3, -1)])

@@ -2,7 +2,7 @@
 
 from vadslim.analysis.complexity import Complexity, count, count_params
 from vadslim.analysis.example import Example, declares_example, find_example
-from vadslim.analysis.latency import Latency, measure, measure_modules
+from vadslim.analysis.latency import Latency, measure, measure_in_turn, measure_modules
 from vadslim.analysis.report import GroupRow, Measured, Report, print_report
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     'declares_example',
     'find_example',
     'measure',
+    'measure_in_turn',
     'measure_modules',
     'print_report',
 ]

@@ -34,7 +34,8 @@ class Complexity:
     Attributes:
         params: number of parameters of the model, tied ones once (buffers are not parameters).
         macs: multiply-accumulates of matrix products, convolutions and attention.
-        modules: dotted module name -> (params, macs), each with everything below it; ``''`` is the model.
+        modules: dotted module name -> (params, macs), each with everything below it in the tree of names, so that
+            siblings add up to what their parent does not do itself; ``''`` is the model.
         sampling_macs: multiply-accumulates of bilinear sampling (``grid_sample``, deformable attention), at
             :data:`SAMPLE_MACS` per channel and point; not part of ``macs``.
         uncounted: what did work that no table knows, as ``'op in module (times)'``.
@@ -60,8 +61,8 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Complexity:
 
     Args:
         model: any module; its train / eval mode is left as it is.
-        run: does one forward, as ``run(model)``. What is called by a method rather than as ``module(...)`` is
-            counted under the module that calls it.
+        run: does one forward, as ``run(model)``. What a module does outside of ``module(...)``, in a method of its
+            own, is counted under the module that calls it.
 
     Returns:
         The counts. They hold for the sizes that ``run`` used; work that depends on data depends on them.
@@ -74,11 +75,16 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Complexity:
             run(model)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-    modules = {name: (count_params(m), counter.macs[name]) for name, m in model.named_modules() if name}
-    modules[''] = (count_params(model), counter.macs[''])
+    macs: Counter[str] = Counter()
+    for name, own in counter.macs.items():
+        while name:
+            macs[name] += own
+            name = name.rpartition('.')[0]
+        macs[''] += own
+    modules = {name: (count_params(module), macs[name]) for name, module in model.named_modules()}
     return Complexity(
         params=modules[''][0],
-        macs=counter.macs[''],
+        macs=macs[''],
         modules=modules,
         sampling_macs=counter.sampling,
         uncounted=sorted(f'{what} ({n}x)' for what, n in counter.unknown.items()),
@@ -134,7 +140,7 @@ _KERNELS: dict[str, Callable[..., int]] = {'MultiScaleDeformableAttnFunction': _
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up what passes the dispatcher, under the names of the modules that are running."""
+    """Adds up what passes the dispatcher, under the name of the innermost module that is running."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,9 +151,8 @@ class _Counter(TorchDispatchMode):
         self.unknown: Counter[str] = Counter()
 
     def add(self, macs: int) -> None:
-        """Books MACs on every running module, once each even where a module runs inside itself."""
-        for name in set(self.stack):
-            self.macs[name] += macs
+        """Books MACs on the module that does them."""
+        self.macs[self.stack[-1]] += macs
 
     def note(self, what: str) -> None:
         self.unknown[f'{what} in {self.stack[-1]}' if self.stack[-1] else what] += 1
@@ -209,11 +214,11 @@ def _opaque_functions(counter: _Counter) -> Iterator[None]:
     original = Function.__dict__['apply']
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        before = counter.seen, counter.macs[''], counter.sampling
+        before = counter.seen, counter.sampling
         out = original.__get__(None, cls)(*args, **kwargs)
-        if cls.__name__ in _KERNELS and before[2] == counter.sampling:
+        if cls.__name__ in _KERNELS and counter.sampling == before[1]:
             counter.sampling += _KERNELS[cls.__name__](*args)
-        elif before == (counter.seen, counter.macs[''], counter.sampling) and _any_tensor(out):
+        elif before == (counter.seen, counter.sampling) and _any_tensor(out):
             counter.note(f'autograd function {cls.__name__}')
         return out
 

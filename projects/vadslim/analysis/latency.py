@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -48,9 +48,7 @@ class Latency:
         return asdict(self)
 
 
-def measure(
-    run: Callable[[], Any], repeats: int = 5, warmup: int = 1, device: str | torch.device = 'cpu'
-) -> Latency:
+def measure(run: Callable[[], Any], repeats: int = 5, warmup: int = 1, device: str | torch.device = 'cpu') -> Latency:
     """Times ``run()`` without gradients.
 
     Args:
@@ -62,25 +60,32 @@ def measure(
     Raises:
         ValueError: for ``repeats`` below 1 or a negative ``warmup``.
     """
+    return measure_in_turn([run], repeats, warmup, device)[0]
+
+
+def measure_in_turn(
+    runs: Sequence[Callable[[], Any]],
+    repeats: int = 5,
+    warmup: int = 1,
+    device: str | torch.device = 'cpu',
+) -> list[Latency]:
+    """Times several runs, one after the other in each repetition, so that a busy machine slows all of them alike.
+
+    Arguments and errors as :func:`measure`.
+    """
     if repeats < 1 or warmup < 0:
         raise ValueError(f'repeats must be at least 1 and warmup at least 0, got {repeats} and {warmup}')
     device = torch.device(device)
-    times = []
+    times: list[list[float]] = [[] for _ in runs]
     with torch.no_grad():
         for i in range(warmup + repeats):
-            start = _now(device)
-            run()
-            if i >= warmup:
-                times.append((_now(device) - start) * 1000)
-    return Latency(
-        median_ms=statistics.median(times),
-        min_ms=min(times),
-        max_ms=max(times),
-        repeats=repeats,
-        warmup=warmup,
-        threads=torch.get_num_threads(),
-        device=device_name(device),
-    )
+            for run, spent in zip(runs, times):
+                start = _now(device)
+                run()
+                if i >= warmup:
+                    spent.append((_now(device) - start) * 1000)
+    threads, name = torch.get_num_threads(), device_name(device)
+    return [Latency(statistics.median(t), min(t), max(t), repeats, warmup, threads, name) for t in times]
 
 
 def measure_modules(
@@ -130,9 +135,7 @@ def measure_modules(
     finally:
         for handle in handles:
             handle.remove()
-    return Latency(
-        **{**total.to_dict(), 'modules': {n: statistics.median(t[warmup:]) for n, t in spent.items()}}
-    )
+    return Latency(**{**total.to_dict(), 'modules': {n: statistics.median(t[warmup:]) for n, t in spent.items()}})
 
 
 def device_name(device: str | torch.device) -> str:

@@ -23,7 +23,7 @@ from vadslim.analysis import (
     Report,
     count,
     count_params,
-    measure,
+    measure_in_turn,
     print_report,
 )
 from vadslim.checkpoint import atomic_write, save_checkpoint
@@ -313,8 +313,6 @@ def _latencies(
         return None, None
     with clock('timing'):
         device = next((p.device for p in slimmed.slim.parameters()), torch.device('cpu'))
-
-        def time_of(model: nn.Module) -> Latency:
-            return measure(lambda: example.run(model), repeats, warmup=1, device=device)
-
-        return time_of(slimmed.network.model), time_of(slimmed.slim)
+        runs = [lambda: example.run(slimmed.network.model), lambda: example.run(slimmed.slim)]
+        before, after = measure_in_turn(runs, repeats, warmup=1, device=device)
+        return before, after

@@ -9,7 +9,7 @@ from shapely.geometry import LineString, Polygon
 
 from . import traffic
 from .geometry import Path
-from .roads import LANE_WIDTH, PARKING_WIDTH, SIDEWALK_WIDTH, Crossing, District, Lane, Piece
+from .roads import LANE_WIDTH, PARKING_WIDTH, SIDEWALK_WIDTH, Crossing, District, Piece
 from .scenarios import SCENARIOS, Scenario
 from .traffic import STEP, Actor, Drive
 
@@ -54,10 +54,11 @@ class _Builder:
         self.actors: list[Actor] = []
 
     def build(self) -> Scene:
-        first = self.district.arriving_lane(self.script.node, self.script.direction, self.script.lane)
-        path = self.district.chain_path(self.district.route(first, self.script.turns))
-        start = self.district.lane_path(first.key).length - self.script.ahead
-        leads = [self._lead(k, path, start) for k in range(len(self.script.leads))]
+        script = self.script
+        first = self.district.arriving_lane(script.node, script.direction, script.lane, script.turns[0])
+        path = self.district.route(first, script.turns)
+        start = self.district.lane_path(first.key).length - script.ahead
+        leads = [self._lead(k, path, start) for k in range(len(script.leads))]
         free = self._drive(path, start, leads, [])
         walkers, gates = self._walkers(path, free)
         self.drive = self._drive(path, start, leads + walkers, gates)
@@ -215,11 +216,11 @@ class _Builder:
         if not lanes:
             return None
         lane = lanes[self.rng.integers(len(lanes))]
-        path, before = self._random_route(lane)
+        path = self.district.route(lane, ''.join(self.rng.choice(list('SSSLR'), 5)), change_lanes=False)
         if category == 'vehicle.bicycle':
             path = path.shifted(-self.district.side * (LANE_WIDTH / 2 - 0.9))
         size = traffic.draw_size(category, self.rng)
-        start = before + float(self.rng.uniform(4.0, 34.0))
+        start = float(self.rng.uniform(4.0, 34.0))
         cruise = float(self.rng.uniform(3.0, 5.0) if category == 'vehicle.bicycle' else self.rng.uniform(5.0, 10.5))
         # Where the path ends the actor would have to vanish: it stops well before.
         wanted = np.full(len(self.times), cruise if self.rng.random() < 0.85 else 0.0)
@@ -228,11 +229,6 @@ class _Builder:
             return None
         attributes = traffic.RIDDEN if 'cycle' in category else traffic.DRIVEN
         return traffic.place(name, category, path, s, speed, attributes, self.rng, size)
-
-    def _random_route(self, lane: Lane) -> tuple[Path, float]:
-        """A route that starts on ``lane`` with random turns; the second value is where the lane begins on it."""
-        turns = ''.join(self.rng.choice(list('SSSLR'), 5))
-        return self.district.chain_path(self.district.route(lane, turns)), 0.0
 
     def _walker(self, name: str) -> Actor | None:
         piece = self._near_piece()

@@ -332,25 +332,41 @@ class District:
         """Centre line of one lane or connector in map coordinates."""
         return Path(self.warp(self.lanes[key].grid_line))
 
-    def arriving_lane(self, node: Node, direction: int, index: int) -> Lane:
-        """The lane that reaches ``node`` driving in ``direction``; ``index`` -1 is the one at the kerb."""
-        found = [x for x in self.lanes.values() if not x.connector and x.end == node and x.direction == direction]
-        return found[index]
+    def neighbours(self, lane: Lane) -> list[Lane]:
+        """All lanes beside ``lane`` in its direction, itself included, from the centre line outwards."""
+        return [x for x in self.lanes.values() if x.piece is lane.piece and x.direction == lane.direction and x.piece]
 
-    def route(self, lane: Lane, turns: str) -> list[Lane]:
-        """The lanes and connectors from ``lane`` on, taking one of 'SLR' at every crossroads.
+    def arriving_lane(self, node: Node, direction: int, index: int, turn: str) -> Lane:
+        """The lane that reaches ``node`` driving in ``direction`` and offers ``turn``.
 
-        A turn that the current lane does not offer is replaced by straight on.
+        Of several the one nearest to ``index`` is taken; -1 is the lane at the kerb.
         """
-        chain = [lane]
-        for turn in turns:
-            options = {key[-1]: key for key in chain[-1].followers}
-            if not options:
-                break
-            connector = self.lanes[options.get(turn, options['S'])]
-            chain += [connector, self.lanes[connector.followers[0]]]
-        return chain
+        lanes = [x for x in self.lanes.values() if x.end == node and x.direction == direction and not x.connector]
+        return self._offering(turn, lanes[index])
 
-    def chain_path(self, chain: list[Lane]) -> Path:
-        """The centre line of consecutive lanes as one path in map coordinates."""
-        return Path(self.warp(np.concatenate([lane.grid_line for lane in chain])))
+    def _offering(self, turn: str, lane: Lane) -> Lane:
+        offers = [x for x in self.neighbours(lane) if any(key[-1] == turn for key in x.followers)]
+        return min(offers, key=lambda x: abs(x.index - lane.index))
+
+    def route(self, lane: Lane, turns: str, change_lanes: bool = True) -> Path:
+        """The way along ``lane`` and on, taking one of 'SLR' at every crossroads until a street ends.
+
+        Where the lane does not offer the turn, the way changes to one that does, half-way along the block; without
+        ``change_lanes`` it goes straight on instead.
+        """
+        lines = []
+        for turn in turns:
+            if not lane.followers:
+                break
+            options = {key[-1]: key for key in lane.followers}
+            line = lane.grid_line
+            if turn not in options and change_lanes:
+                other = self._offering(turn, lane)
+                options = {key[-1]: key for key in other.followers}
+                share = np.clip((np.linspace(0.0, 1.0, len(line))[:, None] - 0.2) / 0.6, 0.0, 1.0)
+                share = share**3 * (10 - 15 * share + 6 * share**2)
+                line = line + share * (other.grid_line - line)
+            connector = self.lanes[options.get(turn, options['S'])]
+            lines += [line, connector.grid_line]
+            lane = self.lanes[connector.followers[0]]
+        return Path(self.warp(np.concatenate([*lines, lane.grid_line])))

@@ -60,7 +60,7 @@ def slice_optimizer_state(
             continue
         known = structure.shapes.get(name) or (shapes or {}).get(name)
         if known is None:
-            entries[number] = dict(moments)
+            entries[number] = {key: _sliced(value, None, {}) for key, value in moments.items()}
             continue
         dense = tuple(known)
         strange = [key for key, value in moments.items() if not _fits(value, dense)]
@@ -69,15 +69,16 @@ def slice_optimizer_state(
             report.append(f'optimizer state of {name} dropped: {found}, the dense parameter {dense}')
             continue
         dims = structure.tensors.get(name, {})
-        entries[number] = {
-            key: cut(value, dims) if _is_moment(value, dense) else value for key, value in moments.items()
-        }
+        entries[number] = {key: _sliced(value, dense, dims) for key, value in moments.items()}
     rest = {key: value for key, value in state.items() if key != 'state'}
     return {**rest, 'state': entries}, report
 
 
-def _is_moment(value: Any, dense: tuple[int, ...]) -> bool:
-    return isinstance(value, torch.Tensor) and tuple(value.shape) == dense
+def _sliced(value: Any, dense: tuple[int, ...] | None, dims: Mapping[int, list[int]]) -> Any:
+    """A new tensor in any case: ``Optimizer.load_state_dict`` keeps the very tensors it is given."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return cut(value, dims if tuple(value.shape) == dense else {})
 
 
 def _fits(value: Any, dense: tuple[int, ...]) -> bool:

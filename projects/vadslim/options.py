@@ -83,9 +83,7 @@ def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> None:
         try:
             cfg.merge_from_dict({key: value})
         except (KeyError, TypeError, AssertionError) as error:
-            raise UserError(
-                f'--cfg-options {key}={value}: {error.args[0] if error.args else error}'
-            ) from None
+            raise UserError(f'--cfg-options {key}={value}: {error.args[0] if error.args else error}') from None
 
 
 def _walk(cfg: Any, key: str) -> tuple[Any, str, bool]:
@@ -115,11 +113,7 @@ def _arguments(cfg: Config, key: str, node: Any) -> set[str]:
     path = key.split('.')
     prefix = next(('.'.join(path[:i]) for i in range(len(path)) if _at(cfg, path[:i]) is node), None)
     known = PARTS.get(prefix, ()) if prefix is not None else ()
-    names = (
-        set(known)
-        if isinstance(known, set)
-        else _parameters(*(known if isinstance(known, tuple) else (known,)))
-    )
+    names = set(known) if isinstance(known, set) else _parameters(*(known if isinstance(known, tuple) else (known,)))
     if prefix == '':
         names |= RUNNER_KEYS
     kind = node.get('type')

@@ -57,9 +57,7 @@ class Step:
         whole = all(_size(self.folder / name) == size for name, size in sizes.items())
         return done if whole else None
 
-    def finish(
-        self, outputs: Iterable[StrPath], result: Any = None, seconds: float | None = None
-    ) -> dict[str, Any]:
+    def finish(self, outputs: Iterable[StrPath], result: Any = None, seconds: float | None = None) -> dict[str, Any]:
         """Declare the step whole.
 
         Args:

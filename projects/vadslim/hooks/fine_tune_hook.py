@@ -42,9 +42,7 @@ def choose_start(checkpoint: Mapping[str, Any], mode: str, epochs: int) -> Start
     if mode == 'retrain':
         return Start(False, 'retraining starts at epoch 0 with the weights of the checkpoint')
     if epoch is None:
-        return Start(
-            False, 'the checkpoint names no epoch: its weights are loaded, training starts at epoch 0'
-        )
+        return Start(False, 'the checkpoint names no epoch: its weights are loaded, training starts at epoch 0')
     if meta.get('iter') is None or 'message_hub' not in checkpoint:
         return Start(
             False,
@@ -104,9 +102,7 @@ class FineTuneHook(Hook):
                 pairs = [(states.get(name), wrapper) for name, wrapper in wrappers.items()]
             else:
                 pairs = [(checkpoint['optimizer'], wrappers)]
-            kept = all(
-                state is not None and _keep_moments(state, wrapper, runner) for state, wrapper in pairs
-            )
+            kept = all(state is not None and _keep_moments(state, wrapper, runner) for state, wrapper in pairs)
             if not kept:
                 del checkpoint['optimizer']
 
@@ -117,13 +113,9 @@ class FineTuneHook(Hook):
             runner.logger.info(f'This {self.mode} is resumed at epoch {epoch}, iteration {runner.iter}.')
             return
         if self.mode == 'retrain' and epoch:
-            raise UserError(
-                f'retraining starts at epoch 0: load the checkpoint (load_from), not resume it at {epoch}'
-            )
+            raise UserError(f'retraining starts at epoch 0: load the checkpoint (load_from), not resume it at {epoch}')
         if epoch >= runner.max_epochs:
-            raise UserError(
-                f'the checkpoint has {epoch} epochs, the target is {runner.max_epochs}: nothing to train'
-            )
+            raise UserError(f'the checkpoint has {epoch} epochs, the target is {runner.max_epochs}: nothing to train')
         self._own = {'mode': self.mode, 'start_epoch': epoch, 'start_iter': runner.iter}
         for scheduler in schedulers:
             scheduler.start_at(epoch)

@@ -88,9 +88,7 @@ def fine_tune_schedule(cfg: Mapping[str, Any], mode: str) -> list[dict[str, Any]
         raise UserError('train_cfg.max_epochs is missing: fine-tuning needs a config that trains by epochs')
     schedule = cfg.get('param_scheduler') or []
     schedule = [schedule] if isinstance(schedule, Mapping) else list(schedule)
-    if (
-        len(schedule) == 1 and _bare(schedule[0].get('type')) == 'FineTuneLR'
-    ):  # of a fine-tune before this one
+    if len(schedule) == 1 and _bare(schedule[0].get('type')) == 'FineTuneLR':  # of a fine-tune before this one
         schedule, epochs = schedule[0]['schedule'], schedule[0]['schedule_epochs']
     stretch(schedule, 1.0)  # says now what cannot be stretched
     return [
@@ -130,9 +128,7 @@ def stretch(schedule: Sequence[Mapping[str, Any]], ratio: float) -> list[dict[st
     for scheduler in schedule:
         kind = _bare(scheduler.get('type'))
         if kind not in LENGTHS:
-            raise UserError(
-                f'param_scheduler of type {kind} cannot be stretched; these can: {", ".join(LENGTHS)}'
-            )
+            raise UserError(f'param_scheduler of type {kind} cannot be stretched; these can: {", ".join(LENGTHS)}')
         if is_warmup(scheduler):
             continue
         new = copy.deepcopy(dict(scheduler))
@@ -217,9 +213,7 @@ class FineTuneLR(_ParamScheduler):
     @property
     def warmup(self) -> int:
         """W: the iterations of the warm-up after the cap."""
-        return min(
-            self.warmup_iters, max(self.epochs - self.start_epoch, 0) * self.epoch_length // WARMUP_SHARE
-        )
+        return min(self.warmup_iters, max(self.epochs - self.start_epoch, 0) * self.epoch_length // WARMUP_SHARE)
 
     def start_at(self, epoch: int) -> None:
         """Let this run begin at an absolute epoch: its first iteration has w = 1/3 and s of that epoch."""
@@ -268,9 +262,7 @@ class _PlainSchedule:
         epoch_length: int,
         epochs: int,
     ) -> None:
-        groups = [
-            {'params': [torch.nn.Parameter(torch.zeros(()))], 'lr': float(value)} for value in base_values
-        ]
+        groups = [{'params': [torch.nn.Parameter(torch.zeros(()))], 'lr': float(value)} for value in base_values]
         self.optimizer = torch.optim.SGD(groups)
         self.epoch_length = epoch_length
         self.position = 0

@@ -70,9 +70,7 @@ class StructureHook(Hook):
         theirs = type(own).from_dict(data, where="meta['structure']").to_dict()['tensors']
         if mine != theirs:
             name = next(name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name))
-            raise CheckpointError(
-                f'the checkpoint kept other units of {name} than the structure of this model'
-            )
+            raise CheckpointError(f'the checkpoint kept other units of {name} than the structure of this model')
 
 
 def differences(
@@ -96,9 +94,7 @@ def differences(
         elif theirs[name].shape != tensor.shape:
             problems.append(f'{name} is {tuple(theirs[name].shape)}, the model has {tuple(tensor.shape)}')
     problems += [
-        f'{name} is not in the model'
-        for name in theirs
-        if name not in mine and not _matches(name, allow_unexpected)
+        f'{name} is not in the model' for name in theirs if name not in mine and not _matches(name, allow_unexpected)
     ]
     return problems
 

@@ -1,6 +1,5 @@
 """A folder with the config of a toy network, and the command called in this process."""
 
-import logging
 import os
 import signal
 
@@ -31,4 +30,3 @@ def command(folder, capfd, monkeypatch):
 
     yield run
     signal.signal(signal.SIGTERM, terminate)
-    logging.shutdown()

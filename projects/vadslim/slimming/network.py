@@ -80,8 +80,7 @@ def load_network(path: Path, options: Sequence[str], checkpoint: Path | None, se
     if data is not None:
         structure = Structure.from_dict(data, where=str(checkpoint))
     if state is None and hasattr(dense, 'init_weights'):
-        MMLogger.get_current_instance().setLevel('WARNING')  # it would name every tensor
-        dense.init_weights()
+        _init_weights(dense)
     model = dense if structure is None else resize(dense, structure)
     if state is not None:
         problems = differences(model, state)
@@ -93,6 +92,17 @@ def load_network(path: Path, options: Sequence[str], checkpoint: Path | None, se
             )
         model.load_state_dict(state)
     return Network(cfg, model.to(device).eval(), dense.to(device).eval(), structure, content)
+
+
+def _init_weights(model: nn.Module) -> None:
+    """Initialises a model without the line that MMEngine logs for every tensor."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
 
 
 def _state_of(content: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:

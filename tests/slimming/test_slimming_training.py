@@ -1,0 +1,208 @@
+"""Fine-tuning and retraining after pruning: folders, files, epochs, reuse, several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from vadslim.checkpoint import load_checkpoint
+from vadslim.slimming import launch
+from vadslim.slimming.options import parse
+from vadslim.slimming.training import training_config
+from vadslim.testing import write_toy_config
+
+SLIM = 'vad_structured_pruned.pth'
+PRUNE = ('--pruning-ratio', '0.5', '--output-dir', 'out', '--latency', '0')
+
+
+def names_in(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def checkpoints(folder):
+    return {name for name in names_in(folder) if name.endswith('.pth')}
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A checkpoint of one epoch of dense training."""
+    work = tmp_path_factory.mktemp('dense')
+    cfg = Config.fromfile(write_toy_config(work / 'toy.py', work / 'work', epochs=1, log_level='ERROR'))
+    cfg.experiment_name = 'dense_for_slimming'
+    Runner.from_cfg(cfg).train()
+    return work / 'work' / 'epoch_1.pth'
+
+
+def test_retrain(command, folder, trained):
+    code, _, err = command('toy.py', trained, *PRUNE, '--fine-tune', '--retrain', '--fine-tune-epochs', '2')
+    assert code == 0 and 'Traceback' not in err
+    assert not (folder / 'out' / 'fine_tuned').exists()
+    results = folder / 'out' / 'retrained'
+    assert checkpoints(results) == {'epoch_1.pth', 'epoch_2.pth', 'latest.pth'}
+    last = load_checkpoint(results / 'latest.pth')
+    assert last['meta']['epoch'] == 2 and last['fine_tune']['mode'] == 'retrain'
+    assert last['meta']['structure'] == load_checkpoint(folder / 'out' / SLIM)['meta']['structure']
+    assert last['state_dict']['conv1.weight'].shape[0] == 4
+    start = load_checkpoint(folder / 'out' / SLIM)['state_dict']
+    assert not torch.equal(last['state_dict']['conv2.weight'], start['conv2.weight'])
+    assert any('accuracy' in path.read_text() for path in results.rglob('*.json'))  # it was evaluated
+
+
+def test_fine_tune_goes_on_from_the_epoch_of_the_dense_training_and_is_reused(command, folder, trained):
+    args = ('toy.py', trained, *PRUNE, '--fine-tune', '--fine-tune-epochs', '3')
+    code, _, err = command(*args)
+    assert code == 0 and 'goes on to 3' in err
+    results = folder / 'out' / 'fine_tuned'
+    assert checkpoints(results) == {'epoch_2.pth', 'epoch_3.pth', 'latest.pth'}
+    last = load_checkpoint(results / 'epoch_3.pth')
+    assert last['meta']['iter'] == 12 and last['fine_tune']['start_epoch'] == 1
+    stamp = (results / 'epoch_3.pth').stat().st_mtime_ns
+    code, out, err = command(*args)
+    assert code == 0 and 'reused' in out and 'fine-tune is done already, reused' in err
+    assert (results / 'epoch_3.pth').stat().st_mtime_ns == stamp
+
+
+def test_an_interrupted_fine_tune_goes_on(command, folder, trained):
+    args = ('toy.py', trained, *PRUNE, '--fine-tune', '--fine-tune-epochs', '3')
+    assert command(*args)[0] == 0
+    results = folder / 'out' / 'fine_tuned'
+    whole = load_checkpoint(results / 'epoch_3.pth')['state_dict']
+    for name in ('epoch_3.pth', 'latest.pth', 'done.json'):
+        (results / name).unlink()
+    (results / 'last_checkpoint').write_text(str(results / 'epoch_2.pth'))
+    code, _, err = command(*args)
+    assert code == 0 and 'was interrupted after epoch 2' in err
+    again = load_checkpoint(results / 'epoch_3.pth')['state_dict']
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_a_weightless_start_and_a_target_that_is_reached(command, folder, trained):
+    code, _, err = command('toy.py', trained, *PRUNE, '--fine-tune', '--fine-tune-epochs', '1')
+    assert code == 0 and 'the target is 1' in err
+    assert checkpoints(folder / 'out' / 'fine_tuned') == {'epoch_1.pth', 'latest.pth'}
+    code, _, err = command('toy.py', trained, *PRUNE, '--fine-tune', '--fine-tune-epochs', '2')
+    assert code == 2 and '--overwrite' in err  # another recipe for the same folder
+
+
+def test_the_training_config(command, folder):
+    write_toy_config('late.py', 'work', train_cfg={'by_epoch': True, 'max_epochs': 12, 'val_interval': 12})
+    loader = Config.fromfile('late.py').train_dataloader.to_dict()
+    (folder / 'busy.py').write_text(
+        "_base_ = ['late.py']\ntrain_dataloader = dict(num_workers=4, persistent_workers=True)\nload_from = 'no.pth'\n"
+    )
+    assert command('busy.py', 'random', *PRUNE)[0] == 0
+
+    def config(*args):
+        options = parse(['busy.py', 'random', *PRUNE, '--fine-tune', '--fine-tune-epochs', '6', *args])
+        return training_config(folder / 'out' / 'busy_slim.py', options)
+
+    cfg = config('--seed', '7')
+    assert cfg.train_cfg == {'by_epoch': True, 'max_epochs': 6, 'val_interval': 6}
+    assert cfg.train_dataloader.num_workers == 4 and cfg.train_dataloader.persistent_workers
+    assert cfg.train_dataloader.batch_size == loader['batch_size']
+    assert cfg.randomness.seed == 7 and cfg.model.type == 'vadslim.SlimModel'
+    assert cfg.default_hooks.checkpoint.type == 'vadslim.CheckpointHook'
+    hooks = [hook['type'] for hook in cfg.custom_hooks]
+    assert {'vadslim.FineTuneHook', 'vadslim.StructureHook', 'vadslim.RandomStateHook'} == set(hooks)
+    assert cfg.param_scheduler[0].factor == 0.1 and config('--retrain').param_scheduler[0].factor == 0.5
+    alone = config('--workers', '0').train_dataloader
+    assert alone.num_workers == 0 and not alone.persistent_workers
+
+
+def test_several_processes_without_torchrun(folder, trained):
+    """The command starts torchrun; rank 0 alone writes; both compute on the CPU over gloo."""
+    args = ['toy.py', trained, *PRUNE, '--fine-tune', '--retrain', '--fine-tune-epochs', '1']
+    args += ['--gpus', '2', '--gpu-ids', '4', '7', '--device', 'cpu']
+    program = 'import sys\nfrom vadslim.slimming import main\nsys.exit(main())\n'
+    done = subprocess.run(
+        [sys.executable, '-c', program, *map(str, args)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
+    assert done.returncode == 0, done.stderr
+    results = folder / 'out' / 'retrained'
+    assert checkpoints(results) == {'epoch_1.pth', 'latest.pth'}
+    last = load_checkpoint(results / 'latest.pth')
+    assert last['meta']['iter'] == 2  # 16 images, 2 processes, 4 at a time
+    assert len(last['random_state']) == 2
+    assert len([name for name in names_in(results) if name[:2] == '20']) == 1  # one folder of logs
+    assert json.loads((results / 'done.json').read_text())['result'] == {'epochs': 1}
+
+
+def test_the_exit_code_of_a_process_is_the_commands(folder, monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    monkeypatch.setenv('PYTHONPATH', os.environ.get('PYTHONPATH', ''))
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
+    try:
+        assert launch.start_processes(['toy.py', 'random', '--pruning-ratio', '2'], 2) == 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_launcher_none_warns_and_works_alone(command, folder):
+    code, _, err = command('toy.py', 'random', *PRUNE, '--gpus', '3', '--gpu-ids', '0', '1', '2', '--launcher', 'none')
+    assert code == 0 and 'one process does the work, not 3' in err
+
+
+@pytest.mark.parametrize(
+    'args, environment, expected',
+    [
+        ([], {}, ('none', 0)),
+        (['--gpus', '3'], {}, ('pytorch', 3)),
+        (['--gpu-ids', '1', '5'], {}, ('pytorch', 2)),
+        (['--gpus', '4', '--gpu-ids', '1'], {}, ('none', 0)),
+        (['--launcher', 'pytorch'], {}, ('pytorch', 1)),
+        (['--gpus', '3', '--launcher', 'none'], {}, ('none', 0)),
+        (['--gpus', '3', '--launcher', 'slurm'], {}, ('slurm', 0)),
+        (['--gpus', '3'], {'RANK': '1', 'WORLD_SIZE': '3'}, ('pytorch', 0)),
+        (
+            ['--gpus', '3', '--launcher', 'pytorch', '--local_rank', '2'],
+            {'RANK': '2', 'WORLD_SIZE': '3'},
+            ('pytorch', 0),
+        ),
+    ],
+)
+def test_who_starts_what(folder, monkeypatch, args, environment, expected):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    options = parse(['toy.py', 'random', '--local-rank=0', *args])
+    assert launch.choose_launcher(options, lambda line: None) == expected
+
+
+@pytest.mark.parametrize(
+    'args, visible, expected',
+    [
+        ([], None, '0'),
+        (['--gpus', '2'], None, '0,1'),
+        (['--gpu-ids', '3'], None, '3'),
+        (['--gpu-ids', '2', '0'], '4,5,6,7', '6,4'),
+        (['--device', 'cpu'], None, ''),
+        (['--gpu-ids', '4'], None, '--gpu-ids 4: this machine shows 4 GPUs'),
+        (['--gpus', '5'], None, '--gpus 5: this machine shows 4 GPUs'),
+    ],
+)
+def test_which_gpus_are_visible(folder, monkeypatch, args, visible, expected):
+    """On a machine with four GPUs."""
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    if visible is None:
+        monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
+    else:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+    options = parse(['toy.py', 'random', *args])
+    if expected.startswith('--'):
+        with pytest.raises(launch.UserError, match=expected):
+            launch.choose_devices(options)
+        return
+    assert launch.choose_devices(options) == ('cpu' if expected == '' else 'cuda')
+    assert os.environ['CUDA_VISIBLE_DEVICES'] == expected

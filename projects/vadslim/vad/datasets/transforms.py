@@ -87,7 +87,8 @@ class PhotoMetricDistortionMultiViewImage(BaseTransform):
         hue = draw(-self.hue_delta, self.hue_delta, 0.0)
         if saturation != 1 or hue != 0:
             hsv = _affine(mmcv.bgr2hsv(image), np.diag([1.0, saturation, 1.0]), [hue, 0.0, 0.0])
-            image = mmcv.hsv2bgr(hsv)  # takes hues outside 0..360 degrees
+            hsv[..., 0] -= 360 * np.floor(hsv[..., 0] / 360)  # OpenCV errs on hues outside 0..360 degrees
+            image = mmcv.hsv2bgr(hsv)
 
         contrast = 1.0 if contrast_first else draw(*self.contrast_range, 1.0)
         channels = random.permutation(3) if random.randint(2) else np.arange(3)

@@ -14,9 +14,7 @@ inside is not looked at.
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -25,10 +23,11 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .elements import Channels, Elements, Label, Shape, Stored
 from .find import protect_frozen, run_example
-from .group import OPEN, Attr, Group, GroupError, Index, Slice, blocks, declaration_of, first_names
-from .joining import merge_reasons
-from .labels import Channels, Elements, Label, Op, Shape, Stored, apply_rule
+from .group import OPEN, Attr, Group, GroupError, Slice, blocks, declaration_of, first_names
+from .labels import Op, apply_rule
+from .nesting import map_tensors, tensors_in
 
 KINDS = tp.ops.OPTYPE
 CONVS = (KINDS.CONV, KINDS.DEPTHWISE_CONV)
@@ -37,11 +36,7 @@ LAYERS = (*CONVS, *NORMS, KINDS.LINEAR, KINDS.EMBED)
 
 
 def trace_groups(
-    module: nn.Module,
-    example: Any,
-    prefix: str = '',
-    outputs_free: bool = False,
-    allow_frozen: bool = False,
+    module: nn.Module, example: Any, prefix: str = '', outputs_free: bool = False, allow_frozen: bool = False
 ) -> list[Group]:
     """The Groups of coupled channels of one module.
 
@@ -94,7 +89,7 @@ class _NoteLiteralSplits(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if getattr(func, '__name__', '') in ('split', 'split_with_sizes', 'tensor_split'):
-            self.nodes.update(tensor.grad_fn for tensor in _tensors(result))
+            self.nodes.update(tensor.grad_fn for tensor in tensors_in(result))
         return result
 
 
@@ -134,33 +129,33 @@ class _Trace:
         def forward(model: nn.Module, _: Any) -> list[Tensor]:
             with self.literal:
                 result.append(run_example(model, example))
-            return [tensor for tensor in _tensors(result[0]) if tensor.grad_fn is not None]
+            return [tensor for tensor in tensors_in(result[0]) if tensor.grad_fn is not None]
 
         with torch.enable_grad():
             self.graph.build_dependency(self.copy, (), forward_fn=forward, verbose=False)
         self.kinds = {id(node.module): node.type for node in self.graph.module2node.values() if node.type in LAYERS}
-        return [(tensor.grad_fn, tensor.output_nr) for tensor in _tensors(result[0]) if tensor.grad_fn is not None]
+        return [(tensor.grad_fn, tensor.output_nr) for tensor in tensors_in(result[0]) if tensor.grad_fn is not None]
 
     def _track_inputs(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         self.saw_inputs = True
-        return _map_tensors(args, _tracked), _map_tensors(kwargs, _tracked)
+        return map_tensors(args, _tracked), map_tensors(kwargs, _tracked)
 
     def _make_one_node(self, part: nn.Module, anchor: Tensor) -> None:
         forward = part.forward
 
         def one_node(*args: Any, **kwargs: Any) -> Any:
-            inputs = [tensor for tensor in _tensors((args, kwargs)) if tensor.is_floating_point()]
+            inputs = [tensor for tensor in tensors_in((args, kwargs)) if tensor.is_floating_point()]
             if self.saw_inputs and any(not tensor.requires_grad for tensor in inputs):
                 self.cut.append(part)
             nested: list[Any] = []
 
             def run() -> tuple:
                 nested.append(forward(*args, **kwargs))
-                return tuple(tensor.clone() for tensor in _tensors(nested[0]))
+                return tuple(tensor.clone() for tensor in tensors_in(nested[0]))
 
             outputs = iter(_OneNode.apply(run, *inputs, anchor))
-            result = _map_tensors(nested[0], lambda _: next(outputs))
-            for tensor in _tensors(result):
+            result = map_tensors(nested[0], lambda _: next(outputs))
+            for tensor in tensors_in(result):
                 if tensor.grad_fn is not None:
                     self.owner[tensor.grad_fn] = part
             return result
@@ -240,50 +235,9 @@ class _Trace:
 
     def groups(self) -> list[Group]:
         """Units that lie in the same tensors form a Group; layers not reached are listed, protected."""
-        elements = self.elements
-        root = elements.units()
-        spaces = list(elements.spaces)
-        roots = {space: root[ids] for space, ids in elements.spaces.items()}
-        falls: dict[int, dict[Attr, int]] = defaultdict(lambda: defaultdict(int))
-        for attr, element in elements.attrs:
-            falls[int(root[element])][attr] += 1
-
-        # units by the set of places they lie in; with what falls with them
-        number_of_space = np.repeat(np.arange(len(spaces)), [len(roots[space]) for space in spaces])
-        everywhere = np.concatenate([np.empty(0, np.int64), *roots.values()])
-        lies_in = np.unique(np.stack([everywhere, number_of_space], 1), axis=0)
-        units, first = np.unique(lies_in[:, 0], return_index=True)
-        alike: dict[tuple, list[int]] = defaultdict(list)
-        for unit, where in zip(units.tolist(), np.split(lies_in[:, 1], first[1:])):
-            alike[where.tobytes(), frozenset(falls[unit].items()) if unit in falls else frozenset()].append(unit)
-
-        group_of, number_in_group = np.full(elements.size, -1), np.zeros(elements.size, np.int64)
-        for number, members in enumerate(alike.values()):
-            group_of[members], number_in_group[members] = number, np.arange(len(members))
-        reasons: dict[int, list[str]] = defaultdict(list)
-        for reason, marked in elements.reasons.items():
-            for number in np.unique(group_of[root[np.concatenate(marked)]]).tolist():
-                reasons[number].append(reason)
-
         order = {name: number for number, name in enumerate(dict.fromkeys(self.first.values()))}
-        found: list[tuple[tuple[int, int], Group]] = []
-        for number, ((where, fall), members) in enumerate(alike.items()):
-            inside = [spaces[space] for space in np.frombuffer(where, lies_in.dtype)]
-            if not elements.makers & set(inside):
-                continue
-            inside = sorted((space for space in inside if space[0] in order), key=lambda s: (order[s[0]], s[1]))
-            slices = []
-            for space in inside:
-                mine = np.flatnonzero(group_of[roots[space]] == number)
-                unit = number_in_group[roots[space][mine]]
-                index = Index(mine[np.argsort(unit, kind='stable')], np.bincount(unit, minlength=len(members)))
-                slices.append(Slice(space[0], space[1], index, 1.0 if space[0].endswith('running_var') else 0.0))
-            name, kind = self._name(inside)
-            attrs = tuple(replace(attr, per_unit=count * attr.per_unit) for attr, count in fall)
-            group = Group(name, kind, len(members), tuple(slices), attrs, protected=merge_reasons(reasons[number]))
-            found.append(((order[inside[0][0]], int(slices[0].index.flat[0])), group))
-        found.sort(key=lambda item: item[0])
-        return [*_numbered([group for _, group in found]), *self._unreached({group.name for _, group in found})]
+        found = self.elements.groups(order, self._name)
+        return [*found, *self._unreached({group.name for group in found})]
 
     def _name(self, spaces: list[tuple[str, int]]) -> tuple[str, str]:
         """The Group is named after the first layer, or else tensor, that makes its channels."""
@@ -301,9 +255,7 @@ class _Trace:
         hidden = {id(inner) for outer in _opaque(self.copy) for inner in outer.modules()}
         for name, part in self.copy.named_modules():
             conv = isinstance(part, nn.modules.conv._ConvNd)
-            if id(part) in self.kinds or not (conv or isinstance(part, nn.Linear)):
-                continue
-            if id(part) in hidden:
+            if id(part) in self.kinds or id(part) in hidden or not (conv or isinstance(part, nn.Linear)):
                 continue
             dim = 1 if conv and part.transposed else 0
             size = part.weight.shape[dim]
@@ -439,15 +391,6 @@ def _known(ids: np.ndarray | None) -> np.ndarray:
     return ids
 
 
-def _numbered(groups: list[Group]) -> Iterator[Group]:
-    """Tell Groups of one name apart: name, name.2, name.3."""
-    taken: dict[str, int] = defaultdict(int)
-    for group in groups:
-        taken[group.name] += 1
-        count = taken[group.name]
-        yield group if count == 1 else replace(group, name=f'{group.name}.{count}')
-
-
 def _is_leaf(node: Any) -> bool:
     return hasattr(node, 'variable')
 
@@ -458,28 +401,3 @@ def _shape(node: Any, number: int) -> Shape:
 
 def _tracked(tensor: Tensor) -> Tensor:
     return tensor.detach().clone().requires_grad_(True) if tensor.is_floating_point() else tensor
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor of a nesting of dicts, lists and tuples, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same nesting with every tensor changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _map_tensors(item, change) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, '_fields'):
-        return type(value)(*(_map_tensors(item, change) for item in value))
-    if isinstance(value, list | tuple):
-        return type(value)(_map_tensors(item, change) for item in value)
-    return value

@@ -1,9 +1,8 @@
 """Following channels through the operations of a traced graph.
 
-Every position of every prunable dimension is an *element*. A *label* says which dim of a tensor counts
-channels, and which element each position of that dim carries. An operation's rule takes the labels of its
-inputs to the label of its output, and unites the elements that have to leave together. What a rule cannot
-follow is marked, never guessed: the units that reach it are protected.
+An operation's rule takes the labels of its inputs (see ``elements.py``) to the label of its output, and unites the
+elements that have to leave together. What a rule cannot follow is marked, never guessed: the units that reach it are
+protected.
 """
 
 from __future__ import annotations
@@ -15,69 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .group import OPEN, Attr
-from .joining import components
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Channels:
-    """Dim ``dim`` of a tensor carries the elements ``ids``; -1 where no parameter makes the channel."""
-
-    dim: int
-    ids: np.ndarray
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A parameter or buffer itself; ``dims[k]`` is its dim that the tensor's dim ``k`` shows, or None."""
-
-    name: str
-    dims: tuple[int | None, ...]
-
-
-Label = Channels | Stored | None
-
-
-class Elements:
-    """The elements of all (tensor, dim) seen so far, which ones form a unit, and what is known of them."""
-
-    def __init__(self) -> None:
-        self.spaces: dict[tuple[str, int], np.ndarray] = {}
-        self.size = 0
-        self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
-        self.reasons: dict[str, list[np.ndarray]] = {}
-        self.attrs: list[tuple[Attr, int]] = []
-        self.makers: set[tuple[str, int]] = set()  # where channels are made, not read
-
-    def space(self, tensor: str, dim: int, size: int) -> np.ndarray:
-        """The elements of one dim of a tensor, made on the first call."""
-        if (tensor, dim) not in self.spaces:
-            self.spaces[tensor, dim] = np.arange(self.size, self.size + size)
-            self.size += size
-        return self.spaces[tensor, dim]
-
-    def unite(self, one: np.ndarray, other: np.ndarray) -> None:
-        """Position by position; what meets a channel that nothing makes (-1) cannot leave."""
-        made = (one >= 0) & (other >= 0)
-        self.pairs.append((one[made], other[made]))
-        if not made.all():
-            self.mark(np.maximum(one, other)[~made], 'is combined with channels that no parameter makes')
-
-    def mark(self, ids: np.ndarray, reason: str) -> None:
-        """Protect the units of these elements: they reach a place that was not followed."""
-        self.reasons.setdefault(OPEN + reason, []).append(ids[ids >= 0])
-
-    def units(self) -> np.ndarray:
-        """Which elements leave together: for each element the smallest one of its unit."""
-        pairs = [(np.empty(0, np.int64),) * 2, *self.pairs]
-        ones, others = (np.concatenate(side) for side in zip(*pairs))
-        return components(self.size, ones, others)
-
-    def count(self, attr: Attr, element: int) -> None:
-        """``attr`` falls with the unit of this element."""
-        self.attrs.append((attr, element))
+from .elements import Channels, Elements, Label, Shape, Stored
 
 
 @dataclass

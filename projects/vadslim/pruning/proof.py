@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .group import Group
 from .mask import mask
+from .nesting import tensors_in
 from .slim import resize
 from .structure import make_structure
 
@@ -51,10 +52,10 @@ def check_group(
     dense.eval()  # some modules return nothing here
     twin = mask(dense, groups, kept)
     with torch.no_grad():
-        expected = list(tensors_in(run(twin)))
+        expected = _floating(run(twin))
         try:
             slim = resize(dense, make_structure(dense, groups, kept))
-            result = list(tensors_in(run(slim)))
+            result = _floating(run(slim))
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             raise ProofError(f'{names[:200]}: the slim copy does not run: {error}') from error
     worst = max_error(result, expected)
@@ -63,17 +64,8 @@ def check_group(
     return worst
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every floating-point tensor of a nesting of dicts, lists, tuples and tensors, in order."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, Mapping):
-        for key in value:
-            yield from tensors_in(value[key])
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors_in(item)
+def _floating(value: Any) -> list[Tensor]:
+    return [tensor for tensor in tensors_in(value) if tensor.is_floating_point()]
 
 
 def max_error(result: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

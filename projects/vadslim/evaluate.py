@@ -81,8 +81,12 @@ def main(argv: Sequence[str]) -> int | None:
     return None
 
 
-def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+def evaluate(args: argparse.Namespace, metrics: Sequence[Any] = ()) -> dict[str, Any]:
     """Build the Runner that a command line asks for, test, and write ``--out``.
+
+    Args:
+        args: what :func:`parse_args` returns.
+        metrics: further metrics, beside those of the config.
 
     Returns:
         The metrics.
@@ -101,6 +105,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if args.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
     evaluator = runner.build_evaluator(runner._test_evaluator)
+    evaluator.metrics.extend(metrics)
     runner._test_evaluator = evaluator
     temporary = None
     if args.out and args.out.endswith(PREDICTIONS):
@@ -114,7 +119,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if args.fuse_conv_bn:
         _fuse_after_loading(runner)
     try:
-        metrics = runner.test()
+        results = runner.test()
         if is_main_process() and temporary is not None:
             temporary.replace(args.out)
     finally:
@@ -122,9 +127,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             temporary.unlink(missing_ok=True)
     if is_main_process() and args.out:
         if temporary is None:
-            experiment.write_text(args.out, json.dumps(metrics, indent=1, default=float) + '\n')
+            experiment.write_text(args.out, json.dumps(results, indent=1, default=float) + '\n')
         say(f'written: {args.out}')
-    return metrics
+    return results
 
 
 def _config(args: argparse.Namespace) -> Any:

@@ -33,6 +33,8 @@ ARROWS = {
     'examples': TOOLKIT,
     'testing': TOOLKIT,
     **dict.fromkeys(COMMANDS, TOOLKIT | COMMANDS),
+    'demo': TOOLKIT | COMMANDS | {'vad'},
+    'demo': {'vad', *TOOLKIT, *COMMANDS},
 }
 HEAVY = {'mmcv', 'mmdet', 'mmdet3d', 'nuscenes'}  # belong to vad
 

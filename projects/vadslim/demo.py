@@ -22,7 +22,6 @@ from rich.table import Table
 from vadslim.cli import UserError, run
 from vadslim.evaluate import evaluate as run_test
 from vadslim.evaluate import parse_args
-from vadslim.vad.visualization import Scene, footprints, plot_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = 'configs/VAD/VAD_nano_synthetic.py'
@@ -173,6 +172,8 @@ def draw(predictions: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, col
         path: the PNG to write.
         columns: number of frames.
     """
+    from vadslim.vad.visualization import Scene, footprints, plot_paths
+
     names = list(predictions)
     frames = list(zip(*predictions.values()))
     valid = [i for i, (first, *_) in enumerate(frames) if first['fut_valid_flag']]

@@ -33,7 +33,6 @@ ARROWS = {
     'examples': TOOLKIT,
     'testing': TOOLKIT,
     **dict.fromkeys(COMMANDS, TOOLKIT | COMMANDS),
-    'demo': TOOLKIT | COMMANDS | {'vad'},
     'demo': {'vad', *TOOLKIT, *COMMANDS},
 }
 HEAVY = {'mmcv', 'mmdet', 'mmdet3d', 'nuscenes'}  # belong to vad

@@ -46,6 +46,9 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it does not raise again
         return 141
     except Exception as error:
+        if _was_interrupted(error):
+            say('interrupted')
+            return 130
         if not is_user_error(error):
             raise
         say(f'error: {" ".join(str(error).split())}')
@@ -56,6 +59,13 @@ def say(line: str) -> None:
     """Print one line to the user, once for all ranks."""
     if os.environ.get('RANK', '0') == '0':
         print(line, file=sys.stderr, flush=True)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Tell whether Ctrl-C is behind an error: MMEngine's bare excepts turn it into others."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _stop(signum: int, frame: object) -> None:

@@ -223,6 +223,19 @@ os.fsync = slow
     assert names_in(folder / 'out') == ['step.json']
 
 
+def test_ctrl_c_that_was_turned_into_another_error(command, monkeypatch):
+    """MMEngine formats the config under a bare except at every checkpoint."""
+
+    def interrupted(*args, **kwargs):
+        try:
+            raise KeyboardInterrupt
+        except BaseException:
+            raise SyntaxError('Failed to format the config file')  # noqa: B904
+
+    monkeypatch.setattr('vadslim.slimming.prune.prune', interrupted)
+    assert command('toy.py', 'random') == (130, '', 'interrupted\n')
+
+
 def test_the_interrupted_folder_can_be_used_again(command, folder):
     (folder / 'out').mkdir()
     assert command('toy.py', 'random', '--output-dir', 'out', '--latency', '0')[0] == 0

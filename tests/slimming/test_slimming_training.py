@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,6 +137,23 @@ def test_several_processes_without_torchrun(folder, trained):
     assert len(last['random_state']) == 2
     assert len([name for name in names_in(results) if name[:2] == '20']) == 1  # one folder of logs
     assert json.loads((results / 'done.json').read_text())['result'] == {'epochs': 1}
+
+
+def test_under_torchrun_rank_0_prunes(folder):
+    root = Path(launch.__file__).resolve().parents[3]
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    done = subprocess.run(
+        [*torchrun, root / 'tools' / 'analysis_struct.py', 'toy.py', 'random', *PRUNE]
+        + ['--gpus', '2', '--gpu-ids', '0', '1', '--launcher', 'pytorch'],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('written to out') == 1 and 'reused' not in done.stdout
+    assert SLIM in names_in(folder / 'out')
 
 
 def test_the_exit_code_of_a_process_is_the_commands(folder, monkeypatch):

@@ -73,7 +73,7 @@ def _sample_torch(value: Tensor, shapes: Shapes, locations: Tensor, weights: Ten
         image = flat.permute(0, 2, 3, 1).reshape(batch * heads, channels, h, w)
         sampled = F.grid_sample(image, grids[:, :, level].flatten(0, 1), align_corners=False)
         weight = weights[:, :, :, level].transpose(1, 2).flatten(0, 1)  # B * H, Q, P
-        out = out + torch.einsum('bcqp,bqp->bcq', sampled, weight)
+        out = out + (sampled * weight[:, None]).sum(-1)
     return out.reshape(batch, heads * channels, num_query).transpose(1, 2)
 
 

@@ -236,7 +236,10 @@ class VAD(BaseModel):
         Returns:
             One per level, (B, T, cameras, C, h, w).
         """
-        features = self.img_neck(self.img_backbone(self.grid_mask(img.flatten(0, 2))))
+        images = self.grid_mask(img.flatten(0, 2))
+        if not images.is_cuda:  # a sixth faster there
+            images = images.contiguous(memory_format=torch.channels_last)
+        features = self.img_neck(self.img_backbone(images))
         return [level.unflatten(0, img.shape[:3]) for level in features]
 
     def obtain_history_bev(self, img: Tensor, histories: Sequence[Sequence[dict]]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,7 +13,22 @@ from vadslim.analysis import Example, declares_example
 from .detector import VAD
 from .example import example_frames
 
-FULL_HW, SMALL_HW = (384, 640), (96, 160)
+NUSCENES_HW, TINY_SCALE, DIVISOR = (900, 1600), 0.4, 32
+SMALL_HW = (96, 160)
+
+
+def image_hw(cfg: Any) -> tuple[int, int]:
+    """Height and width of the padded images that a config's test pipeline makes of nuScenes pictures.
+
+    384 x 640 for VAD-tiny and for a config without such a pipeline, 736 x 1280 for VAD-base.
+    """
+    loader = cfg.get('test_dataloader') if cfg is not None else None
+    pipeline = ((loader or {}).get('dataset') or {}).get('pipeline') or []
+    scales = [step['scales'][0] for step in pipeline if step.get('scales')]
+    scale = math.prod(scales) if scales else TINY_SCALE
+    scale /= math.prod(step.get('reduced', 1) for step in pipeline)
+    height, width = (math.ceil(round(side * scale) / DIVISOR) * DIVISOR for side in NUSCENES_HW)
+    return height, width
 
 
 @declares_example(VAD)
@@ -21,7 +37,7 @@ def vad_example(model: VAD, cfg: Any, small: bool) -> Example:
 
     Nothing that follows depends on the contents of a view or an image: every map vector takes part, masked or not.
     """
-    height, width = SMALL_HW if small else FULL_HW
+    height, width = SMALL_HW if small else image_hw(cfg)
     (_, (first,)), (inputs, (sample,)) = example_frames((height, width), 2)
     noise = torch.randn(1, *model.pts_bbox_head.bev_embedding.weight.shape, generator=torch.Generator().manual_seed(0))
 

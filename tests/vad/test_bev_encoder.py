@@ -44,6 +44,15 @@ def test_projection_of_a_point_ahead():
     torch.testing.assert_close(xy[0, 0, 0, 0], torch.tensor([x, y], dtype=torch.float64))
 
 
+def test_autocast_does_not_round_the_geometry():
+    points = pillar_points(6, 6, 4, PC_RANGE, LIKE).float()
+    view = torch.rand(1, 2, 20, 20)
+    true = *project_points(points, [meta()]), rotate_view(view, [7.3], (10, 10))
+    with torch.autocast('cpu', torch.bfloat16):
+        ours = *project_points(points, [meta()]), rotate_view(view, [7.3], (10, 10))
+    assert all(torch.equal(a, b) for a, b in zip(ours, true))
+
+
 def test_each_sample_has_its_own_visibility():
     points = pillar_points(6, 6, 4, PC_RANGE, LIKE)
     metas = [meta(), meta(turn=0.7)]

@@ -69,7 +69,8 @@ def project_points(points: Tensor, metas: list[dict]) -> tuple[Tensor, Tensor]:
     lidar2img = points.new_tensor(np.asarray([meta['lidar2img'] for meta in metas]))
     size = points.new_tensor(np.asarray([[(s[1], s[0]) for s in meta['img_shape']] for meta in metas]))
     homogeneous = torch.cat([points, torch.ones_like(points[..., :1])], -1)
-    seen = torch.einsum('bcij,qzj->bcqzi', lidar2img[:, :, :3], homogeneous)
+    with torch.autocast(points.device.type, enabled=False):  # pixels need single precision
+        seen = torch.einsum('bcij,qzj->bcqzi', lidar2img[:, :, :3], homogeneous)
     eps = 1e-5
     depth = seen[..., 2:]
     xy = seen[..., :2] / depth.clamp(min=eps) / size[:, :, None, None]

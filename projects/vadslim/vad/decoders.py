@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from .transformer_layer import LayerStack
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """Positions do not live in half precision, also when autocast computed them there."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     """log(x / (1 - x)), both clamped to eps."""
     x = x.clamp(0, 1)
@@ -71,7 +76,7 @@ class RefiningDecoder(LayerStack):
                 reference_points=reference_points[..., :2],
                 shapes=[bev_hw],
             )
-            regression = branch(query)
+            regression = at_least_single(branch(query))
             center = regression[..., self.center_code] + inverse_sigmoid(reference_points)
             center = center.sigmoid()
             reference_points = center.detach()

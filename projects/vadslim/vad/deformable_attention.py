@@ -67,7 +67,7 @@ def _sample_torch(value: Tensor, shapes: Shapes, locations: Tensor, weights: Ten
     batch, _, heads, channels = value.shape
     num_query = locations.shape[1]
     grids = (2 * locations - 1).permute(0, 2, 3, 1, 4, 5)  # B, H, L, Q, P, 2
-    maps = value.split([h * w for h, w in shapes], dim=1)
+    maps = value.to(locations.dtype).split([h * w for h, w in shapes], dim=1)
     out = 0
     for level, ((h, w), flat) in enumerate(zip(shapes, maps)):
         image = flat.permute(0, 2, 3, 1).reshape(batch * heads, channels, h, w)

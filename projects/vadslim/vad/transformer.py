@@ -9,7 +9,7 @@ from mmdet3d.registry import MODELS
 from mmengine.model import BaseModule, xavier_init
 from torch import Tensor, nn
 
-from .decoders import Decoded
+from .decoders import Decoded, at_least_single
 from .deformable_attention import DeformableAttention, Shapes
 
 
@@ -38,7 +38,8 @@ def rotate_view(view: Tensor, angles: list[float], center: tuple[float, float]) 
     y = torch.linspace(0.5 - height * 0.5, height * 0.5 - 0.5, height, dtype=view.dtype, device=view.device)
     y, x = torch.meshgrid(y, x, indexing='ij')
     cells = torch.stack([x, y, torch.ones_like(x)], -1).view(1, -1, 3)
-    grid = cells.expand(len(view), -1, -1).bmm(theta).view(-1, height, width, 2)
+    with torch.autocast(view.device.type, enabled=False):
+        grid = cells.expand(len(view), -1, -1).bmm(theta).view(-1, height, width, 2)
     return F.grid_sample(view, grid, mode='nearest', padding_mode='zeros', align_corners=False)
 
 
@@ -219,5 +220,6 @@ class VADPerceptionTransformer(BaseModule):
             (map_embed, self.map_reference_points, self.map_decoder, map_reg_branches),
         ):
             pos, query = (x.expand(len(bev), -1, -1) for x in embed.chunk(2, dim=1))
-            out.append(decoder(query, pos, bev, to_reference(pos).sigmoid(), branches, bev_hw))
+            reference_points = at_least_single(to_reference(pos)).sigmoid()
+            out.append(decoder(query, pos, bev, reference_points, branches, bev_hw))
         return out[0], out[1]

@@ -3,6 +3,8 @@
 ``generate`` writes it; the unmodified nuscenes-devkit opens it (tables, map expansion, CAN bus).
 """
 
-from .build import GenerationError, Result, Settings, generate, simulate
+from .build import Result, generate
+from .settings import GenerationError, Settings
+from .tasks import simulate
 
 __all__ = ['GenerationError', 'Result', 'Settings', 'generate', 'simulate']

@@ -1,9 +1,12 @@
 """CAN bus messages of a scene, under the names, units and frames of the nuScenes CAN bus expansion.
 
-Rates are those of the expansion except for ``zoesensors`` (really 800 Hz and more, here 50 Hz, to save space).
+To save space everything but ``vehicle_monitor`` (2 Hz) comes at 50 Hz, where the expansion has 100 Hz for
+``ms_imu`` and ``steeranglefeedback`` and about 900 Hz for ``zoesensors``; ``zoe_veh_info`` is left out.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +19,8 @@ _STEERING_RATIO = 15.2  # steering wheel angle over road wheel angle
 _WHEEL_RADIUS = 0.305
 
 
-def messages(scene: Scene) -> dict[str, list[dict[str, object]] | dict[str, object] | list[list[float]]]:
-    """All message files of a scene by message name."""
+def message_files(scene: Scene) -> dict[str, Any]:
+    """The contents of all message files of a scene, ready for json, by message name."""
     drive = scene.drive
     start = recording(scene).start_us
     inside = (drive.times >= -0.5) & (drive.times <= drive.times[-1] - 0.5)
@@ -29,23 +32,27 @@ def messages(scene: Scene) -> dict[str, list[dict[str, object]] | dict[str, obje
     throttle = np.clip(drive.accel, 0.0, None) / 2.0 * 400 + drive.speed * 8.0
     brake = np.clip(-drive.accel, 0.0, None)
 
-    pose, imu, steer, sensors = [], [], [], []
+    files: dict[str, Any] = {'pose': [], 'ms_imu': [], 'steeranglefeedback': [], 'zoesensors': []}
     for k in rows:
         t = int(utime[k])
         accel = [_r(drive.accel[k]), _r(lateral[k]), _GRAVITY]
         rate = [0.0, 0.0, _r(drive.yaw_rate[k], 5)]
+        orientation = yaw_quaternion(drive.yaw[k])
+        position = [_r(drive.x[k], 6), _r(drive.y[k], 6), 0.0]
         # The order of keys is the expansion's: VAD reads accel, rotation_rate, vel by position.
-        pose.append(
+        files['pose'].append(
             {
                 'accel': accel,
-                'orientation': yaw_quaternion(drive.yaw[k]),
-                'pos': [_r(drive.x[k], 6), _r(drive.y[k], 6), 0.0],
+                'orientation': orientation,
+                'pos': position,
                 'rotation_rate': rate,
                 'utime': t,
                 'vel': [_r(drive.speed[k]), 0.0, 0.0],
             }
         )
-        sensors.append(
+        files['ms_imu'].append({'linear_accel': accel, 'q': orientation, 'rotation_rate': rate, 'utime': t})
+        files['steeranglefeedback'].append({'utime': t, 'value': _r(steering[k])})
+        files['zoesensors'].append(
             {
                 'brake_sensor': _r(0.375 + 0.009 * min(brake[k], 4.0)),
                 'steering_sensor': _r(np.rad2deg(steering[k]), 1),
@@ -53,25 +60,8 @@ def messages(scene: Scene) -> dict[str, list[dict[str, object]] | dict[str, obje
                 'utime': t,
             }
         )
-        for half in (0, 1):  # 100 Hz
-            imu.append(
-                {
-                    'linear_accel': accel,
-                    'q': [_r(v, 6) for v in yaw_quaternion(drive.yaw[k])],
-                    'rotation_rate': rate,
-                    'utime': t + 10_000 * half,
-                }
-            )
-            steer.append({'utime': t + 10_000 * half, 'value': _r(steering[k])})
-
-    files: dict[str, object] = {
-        'pose': pose,
-        'ms_imu': imu,
-        'steeranglefeedback': steer,
-        'zoesensors': sensors,
-        'vehicle_monitor': _monitor(scene, rows[::25], utime, steering, throttle, brake),
-    }
-    files['meta'] = {name: _statistics(rows) for name, rows in files.items()}
+    files['vehicle_monitor'] = _monitor(scene, rows[::25], utime, steering, throttle, brake)
+    files['meta'] = {name: _statistics(messages) for name, messages in files.items()}
     files['route'] = _route(scene)
     return files
 

@@ -52,10 +52,14 @@ class Path:
         """Signed curvature (1/m, positive to the left) at arc length ``s``."""
         return np.interp(s, self.s, self.curvature)
 
+    def beside(self, s: np.ndarray, left: float) -> np.ndarray:
+        """Points (N, 2) ``left`` metres to the left of the path (negative: to the right) at arc lengths ``s``."""
+        x, y, yaw = self.pose(s)
+        return np.stack([x - left * np.sin(yaw), y + left * np.cos(yaw)], axis=1)
+
     def shifted(self, left: float) -> Path:
-        """The parallel path ``left`` metres to the left (negative: to the right)."""
-        normal = np.stack([-np.sin(self.yaw), np.cos(self.yaw)], axis=1)
-        return Path(self.xy + left * normal)
+        """The parallel path ``left`` metres to the left."""
+        return Path(self.beside(self.s, left))
 
     def project(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Arc length and distance of the nearest metre mark for points (N, 2); inf beyond ``REACH`` metres."""
@@ -142,14 +146,9 @@ def strips(line: np.ndarray, width: float, dash: float = 0.0, gap: float = 0.0) 
     path = Path(line)
     period, painted = (dash + gap, dash) if dash else (4.0, 4.0)
     starts = np.arange(0.0, path.length - 0.2, period)
-    quads = []
-    for s0 in starts:
-        s = np.array([s0, min(s0 + painted, path.length)])
-        x, y, yaw = path.pose(s)
-        normal = np.stack([-np.sin(yaw), np.cos(yaw)], axis=1) * (width / 2)
-        centre = np.stack([x, y], axis=1)
-        quads.append(np.concatenate([centre + normal, (centre - normal)[::-1]]))
-    return quads
+    s = np.stack([starts, np.minimum(starts + painted, path.length)], axis=1).ravel()
+    left, right = (path.beside(s, side * width / 2).reshape(-1, 2, 2) for side in (1, -1))
+    return list(np.concatenate([left, right[:, ::-1]], axis=1))
 
 
 def box_corners(centre: Sequence[float], size: Sequence[float], yaw: float) -> np.ndarray:

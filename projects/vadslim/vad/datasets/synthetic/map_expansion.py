@@ -157,20 +157,17 @@ class MapWriter:
                 incoming.setdefault(follower, []).append(lane.key)
         for lane in self.district.lanes.values():
             layer = 'lane_connector' if lane.connector else 'lane'
-            name = self._token(layer, lane.key)
-            self.arcs[name] = self._arcline(lane)
+            name, path = self._token(layer, lane.key), self.district.lane_path(lane.key)
+            self.arcs[name] = _arcline(path, 2.0 if lane.connector else 8.0)
             self.connectivity[name] = {
                 'incoming': [self._lane_token(key) for key in incoming.get(lane.key, [])],
                 'outgoing': [self._lane_token(key) for key in lane.followers],
             }
-            path = self.district.lane_path(lane.key)
             if lane.connector:
-                left, right = path.shifted(LANE_WIDTH / 2).xy[::12], path.shifted(-LANE_WIDTH / 2).xy[::12]
-                self._add(
-                    'lane_connector',
-                    lane.key,
-                    polygon_token=self._polygon(np.concatenate([left, right[::-1]])),
-                )
+                s = np.linspace(0.0, path.length, max(int(path.length / 3.0), 2))
+                left, right = path.beside(s, LANE_WIDTH / 2), path.beside(s, -LANE_WIDTH / 2)
+                outline = self._polygon(np.concatenate([left, right[::-1]]))
+                self._add('lane_connector', lane.key, polygon_token=outline)
             else:
                 self._lane(lane)
 
@@ -206,26 +203,6 @@ class MapWriter:
             right_lane_divider_segments=right,
         )
 
-    def _arcline(self, lane: Lane) -> list[Record]:
-        """Circular arcs that follow the lane's centre line."""
-        path: Path = self.district.lane_path(lane.key)
-        count = max(int(np.ceil(path.length / (2.0 if lane.connector else 8.0))), 1)
-        s = np.linspace(0.0, path.length, count + 1)
-        x, y, yaw = path.pose(s)
-        arcs = []
-        for k in range(count):
-            bend = (yaw[k + 1] - yaw[k]) / (s[k + 1] - s[k])
-            arcs.append(
-                {
-                    'start_pose': [_r(x[k]), _r(y[k]), _r(yaw[k])],
-                    'end_pose': [_r(x[k + 1]), _r(y[k + 1]), _r(yaw[k + 1])],
-                    'shape': 'LSL' if bend > 0 else 'RSR',
-                    'radius': _r(1.0 / max(abs(bend), 1e-6)),
-                    'segment_length': [_r(s[k + 1] - s[k]), 0.0, 0.0],
-                }
-            )
-        return arcs
-
     def _crossings(self) -> None:
         for crossing in self.district.crossings:
             name = self._add(
@@ -254,6 +231,26 @@ class MapWriter:
             pixels = np.array(ring.coords) * [_MASK_SCALE, -_MASK_SCALE] + [0, height]
             cv2.fillPoly(image, [np.round(pixels).astype(np.int32)], value)
         return image
+
+
+def _arcline(path: Path, length: float) -> list[Record]:
+    """Circular arcs of about ``length`` metres that follow a lane's centre line."""
+    count = max(int(np.ceil(path.length / length)), 1)
+    s = np.linspace(0.0, path.length, count + 1)
+    x, y, yaw = path.pose(s)
+    arcs = []
+    for k in range(count):
+        bend = (yaw[k + 1] - yaw[k]) / (s[k + 1] - s[k])
+        arcs.append(
+            {
+                'start_pose': [_r(x[k]), _r(y[k]), _r(yaw[k])],
+                'end_pose': [_r(x[k + 1]), _r(y[k + 1]), _r(yaw[k + 1])],
+                'shape': 'LSL' if bend > 0 else 'RSR',
+                'radius': _r(1.0 / max(abs(bend), 1e-6)),
+                'segment_length': [_r(s[k + 1] - s[k]), 0.0, 0.0],
+            }
+        )
+    return arcs
 
 
 def _r(value: float) -> float:

@@ -57,6 +57,17 @@ class View:
         """Map points (N, 3) in camera axes (x right, y down, z forward)."""
         return (points - self.position) @ self.rotation
 
+    def may_see(self, centre: np.ndarray, radius: float) -> bool:
+        """False when a ball around a map point is surely outside the image."""
+        x, _, depth = (centre - self.position) @ self.rotation
+        if depth < -radius:
+            return False
+        focal, middle = self.intrinsic[0, 0], self.intrinsic[0, 2]
+        # Distance to the planes through the image's left and right edge.
+        left = (focal * x + middle * depth) / np.hypot(focal, middle)
+        right = (-focal * x + (IMAGE_WIDTH - middle) * depth) / np.hypot(focal, IMAGE_WIDTH - middle)
+        return left > -radius and right > -radius
+
     def polygon(self, points: np.ndarray) -> np.ndarray | None:
         """Pixels (N, 2) of a map polygon (N, 3), cut at the near plane; None when it is out of sight."""
         camera = self.to_camera(points)
@@ -131,9 +142,9 @@ def _draw_ground(view: View, image: np.ndarray, ground: Ground, pose: tuple[floa
 
 
 def _draw_box(view: View, image: np.ndarray, box: Box, light: float) -> None:
-    corners = box_corners(box.centre, box.size, box.yaw)
-    if view.to_camera(corners)[:, 2].max() <= _NEAR:
+    if not view.may_see(np.array(box.centre), float(np.linalg.norm(box.size)) / 2):
         return
+    corners = box_corners(box.centre, box.size, box.yaw)
     c, s = np.cos(box.yaw), np.sin(box.yaw)
     offset = view.position - np.array(box.centre)
     local = np.array([c * offset[0] + s * offset[1], -s * offset[0] + c * offset[1], offset[2]])

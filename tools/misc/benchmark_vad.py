@@ -80,7 +80,8 @@ def main() -> int:
     timed = [name for names in rows.values() for name in names if name]
     latency = measure_modules(model, example.run, timed, args.repeats)
 
-    table = Table(title=f'{example.label}\n{latency}', caption=f'MACs without sampling: {complexity}')
+    caption = f'without {complexity.sampling_macs / 1e9:.2f} GMACs of bilinear sampling'
+    table = Table(title=f'{example.label}\n{latency}', caption=caption)
     for column in ('module', 'params', 'GMACs', 'ms'):
         table.add_column(column, justify='left' if column == 'module' else 'right')
     for row, names in rows.items():

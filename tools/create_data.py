@@ -20,9 +20,7 @@ from vadslim.cli import run
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Write the info files of VAD from nuScenes.')
     parser.add_argument('dataset', choices=['nuscenes'], help='the data set')
-    parser.add_argument(
-        '--root-path', default='./data/nuscenes', help='folder of nuScenes (samples, maps, v1.0-*)'
-    )
+    parser.add_argument('--root-path', default='./data/nuscenes', help='folder of nuScenes (samples, maps, v1.0-*)')
     parser.add_argument('--canbus', help='folder that holds can_bus (default: beside or in --root-path)')
     parser.add_argument('--version', default='v1.0', help='v1.0, v1.0-trainval, v1.0-mini or v1.0-test')
     parser.add_argument('--max-sweeps', type=int, default=10, help='LiDAR sweeps listed per key frame')

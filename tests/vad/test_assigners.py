@@ -129,9 +129,7 @@ def test_map_vectors_are_matched_in_their_best_ordering():
     logits = torch.full((len(gt), 3), -3.0)
     logits[range(len(gt)), gt.labels] = 3.0
     rects = torch.full((len(gt), 4), 0.5)
-    match = TASK_UTILS.build(TRAIN_CFG['map_assigner']).assign(
-        logits, rects, points, gt.labels, gt.bboxes, gt.pts
-    )
+    match = TASK_UTILS.build(TRAIN_CFG['map_assigner']).assign(logits, rects, points, gt.labels, gt.bboxes, gt.pts)
     assert torch.equal(match.gts, torch.arange(len(gt)))
     assert match.orders[crossing] == 2
 

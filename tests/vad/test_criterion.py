@@ -18,9 +18,7 @@ def criterion(**changes) -> VADCriterion:
 
 def stacked(outputs, times):
     """The outputs repeated along the batch axis."""
-    return {
-        key: torch.cat([value] * times, 0 if key == 'ego_fut_preds' else 1) for key, value in outputs.items()
-    }
+    return {key: torch.cat([value] * times, 0 if key == 'ego_fut_preds' else 1) for key, value in outputs.items()}
 
 
 def test_losses_equal_the_original():
@@ -133,9 +131,7 @@ def test_agents_without_velocity_are_classified_but_not_regressed():
 
 def test_future_steps_beyond_valid_fut_ts_do_not_count():
     outputs, sample = train_outputs(), train_sample()
-    outputs['all_traj_preds'][..., 1:, :] = outputs['all_traj_preds'][
-        ..., :1, :
-    ]  # equal modes: the first one counts
+    outputs['all_traj_preds'][..., 1:, :] = outputs['all_traj_preds'][..., :1, :]  # equal modes: the first one counts
     later = copy.deepcopy(outputs)
     later['all_traj_preds'][..., 6:] += 5
     short, whole = criterion(valid_fut_ts=3), criterion()

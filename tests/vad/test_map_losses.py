@@ -7,10 +7,7 @@ from vad_goldens import FOCAL, arrays
 from vadslim.vad.losses import build_loss
 from vadslim.vad.map_losses import PtsDirCosLoss, PtsL1Loss
 
-POINTS = {
-    key: torch.tensor(arrays('golden_losses.npz')[f'map/in/pts_{key}'])
-    for key in ('pred', 'target', 'weight')
-}
+POINTS = {key: torch.tensor(arrays('golden_losses.npz')[f'map/in/pts_{key}']) for key in ('pred', 'target', 'weight')}
 
 
 def golden(key):

@@ -60,9 +60,7 @@ def test_metrics_of_model_outputs_equal_the_original(frame):
     evaluator.process(data_samples=[small_sample(frame)])
     metrics = evaluator.evaluate(1)
     golden = arrays('golden_tiny_test_small.npz')
-    golden = dict(
-        zip(golden[f'frame{frame}/metric_keys'].tolist(), golden[f'frame{frame}/metric_values'].tolist())
-    )
+    golden = dict(zip(golden[f'frame{frame}/metric_keys'].tolist(), golden[f'frame{frame}/metric_values'].tolist()))
     for name, value in golden.items():
         if name.startswith('plan'):
             assert metrics[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
@@ -135,9 +133,7 @@ def test_only_samples_with_a_whole_future_count():
         return metric.evaluate(len(samples))
 
     first, second, both = evaluate(good), evaluate(other), evaluate(good, bad, other)
-    assert list(both) == [
-        f'plan_{name}_{second}s' for name in ('L2', 'obj_col', 'obj_box_col') for second in (1, 2, 3)
-    ]
+    assert list(both) == [f'plan_{name}_{second}s' for name in ('L2', 'obj_col', 'obj_box_col') for second in (1, 2, 3)]
     for name, value in both.items():
         assert value == pytest.approx((first[name] + second[name]) / 2, abs=1e-7)
     assert all(np.isnan(value) for value in evaluate(bad).values())

@@ -43,9 +43,7 @@ def test_targets_equal_the_original():
         targets.pts.numpy(), golden['map_gt/shift_fixed_num_sampled_points_v2'], rtol=0, atol=2e-6
     )
     np.testing.assert_allclose(targets.bboxes.numpy(), golden['map_gt/bbox'], rtol=0, atol=2e-6)
-    np.testing.assert_allclose(
-        targets.pts[:, 0].numpy(), golden['map_gt/fixed_num_sampled_points'], rtol=0, atol=2e-6
-    )
+    np.testing.assert_allclose(targets.pts[:, 0].numpy(), golden['map_gt/fixed_num_sampled_points'], rtol=0, atol=2e-6)
 
 
 def test_samples_are_equally_spaced_along_the_line():

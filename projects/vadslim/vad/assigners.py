@@ -74,9 +74,7 @@ class FocalLossCost:
         eps: keeps the logarithms finite.
     """
 
-    def __init__(
-        self, weight: float = 1.0, alpha: float = 0.25, gamma: float = 2.0, eps: float = 1e-12
-    ) -> None:
+    def __init__(self, weight: float = 1.0, alpha: float = 0.25, gamma: float = 2.0, eps: float = 1e-12) -> None:
         self.weight = weight
         self.alpha = alpha
         self.gamma = gamma

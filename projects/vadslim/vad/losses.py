@@ -229,9 +229,7 @@ class VADCriterion(nn.Module):
         pred = _matched(outputs['all_bbox_preds'][i], layer)[finite]
         weight = code_weights.expand_as(pred)
         return {
-            'loss_cls': _classify(
-                self.loss_cls, outputs['all_cls_scores'][i], layer, targets, 'labels', num_cls
-            ),
+            'loss_cls': _classify(self.loss_cls, outputs['all_cls_scores'][i], layer, targets, 'labels', num_cls),
             'loss_bbox': self.loss_bbox(pred, code[finite], weight, avg_factor=num_pos),
         }
 
@@ -302,17 +300,13 @@ class VADCriterion(nn.Module):
             ),
             'loss_map_bbox': self.loss_map_bbox(rects, code, weight, avg_factor=num_pos),
             'loss_map_iou': self.loss_map_iou(corners, gt_rects, weight, avg_factor=num_pos),
-            'loss_map_pts': self.loss_map_pts(
-                points, normalize_points(gt_points, self.pc_range), avg_factor=num_pos
-            ),
+            'loss_map_pts': self.loss_map_pts(points, normalize_points(gt_points, self.pc_range), avg_factor=num_pos),
             'loss_map_dir': self.loss_map_dir(directions, gt_directions, avg_factor=num_pos),
         }
 
     def _planning_losses(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         plans = outputs['ego_fut_preds']
-        truth, masks, cmd = (
-            torch.stack([t[key] for t in targets]) for key in ('ego_trajs', 'ego_masks', 'ego_cmd')
-        )
+        truth, masks, cmd = (torch.stack([t[key] for t in targets]) for key in ('ego_trajs', 'ego_masks', 'ego_cmd'))
         plan = plans[torch.arange(len(plans), device=plans.device), cmd.argmax(-1)]
         weight = (cmd[:, :, None, None] * masks[:, None, :, None]).expand_as(plans)
         lanes = outputs['map_all_pts_preds'][-1], outputs['map_all_cls_scores'][-1].sigmoid()

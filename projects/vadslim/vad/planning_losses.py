@@ -53,9 +53,7 @@ class _PlanLoss(nn.Module):
     def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
         super().__init__()
         if reduction not in ('mean', 'sum', 'none'):
-            raise ValueError(
-                f"{type(self).__name__}: reduction is {reduction!r}, allowed: 'mean', 'sum', 'none'"
-            )
+            raise ValueError(f"{type(self).__name__}: reduction is {reduction!r}, allowed: 'mean', 'sum', 'none'")
         self.reduction = reduction
         self.loss_weight = loss_weight
 
@@ -211,14 +209,10 @@ class PlanMapDirectionLoss(_PlanMapLoss):
             neighbour = torch.where(point == last, last - 1, point + 1)
             ignored = gap > self.dis_thresh
             ignored |= (torch.linalg.norm(plan[:, -1] - plan[:, 0], dim=-1) < 1.0)[:, None]
-        lane = torch.diff(
-            nearest.take_along_dim(torch.stack([point, neighbour], -1)[..., None], 2), dim=2
-        ).squeeze(2)
+        lane = torch.diff(nearest.take_along_dim(torch.stack([point, neighbour], -1)[..., None], 2), dim=2).squeeze(2)
         step = torch.diff(plan, dim=1)
         heading = torch.atan2(step[..., 1], step[..., 0])
-        heading = torch.cat(
-            [heading, heading[:, -1:]], -1
-        )  # nothing follows the last step: it keeps its heading
+        heading = torch.cat([heading, heading[:, -1:]], -1)  # nothing follows the last step: it keeps its heading
         angle = heading - torch.atan2(lane[..., 1], lane[..., 0])
         angle = torch.where(angle > math.pi, angle - math.pi, angle)
         angle = torch.where(angle > math.pi / 2, angle - math.pi, angle)

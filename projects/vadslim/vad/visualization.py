@@ -38,9 +38,7 @@ def footprints(boxes: np.ndarray) -> np.ndarray:
     along = np.stack([np.cos(heading), np.sin(heading)], -1) * boxes[:, 4:5] / 2
     left = np.stack([-np.sin(heading), np.cos(heading)], -1) * boxes[:, 3:4] / 2
     center = boxes[:, :2]
-    return np.stack(
-        [center + along + left, center + along - left, center - along - left, center - along + left], 1
-    )
+    return np.stack([center + along + left, center + along - left, center - along - left, center - along + left], 1)
 
 
 def plot_paths(
@@ -90,14 +88,10 @@ def plot_paths(
             points = np.vstack([[0.0, 0.0], points])
             style = dict(color='black', lw=5, alpha=0.35, zorder=4)
             if name != 'driven':
-                style = dict(
-                    color=PATH_COLORS[names.index(name) % len(PATH_COLORS)], marker='o', ms=4, lw=1.8
-                )
+                style = dict(color=PATH_COLORS[names.index(name) % len(PATH_COLORS)], marker='o', ms=4, lw=1.8)
                 style['zorder'] = 5 + names.index(name)
             axes.plot(points[:, 0], points[:, 1], label=name, **style)
-    figure.legend(
-        *_legend(names, scenes, paths), loc='outside lower center', ncols=4, frameon=False, title=caption
-    )
+    figure.legend(*_legend(names, scenes, paths), loc='outside lower center', ncols=4, frameon=False, title=caption)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, 'wb') as stream:
         figure.savefig(stream, format='png', dpi=110)

@@ -143,9 +143,7 @@ def scene_infos(
             'can_bus': can_bus,
             'frame_idx': i,
             'sweeps': _sweeps(nusc, lidar, lidar2global, max_sweeps),
-            'cams': {
-                camera: _camera(nusc, sample['data'][camera], camera, lidar2global) for camera in CAMERAS
-            },
+            'cams': {camera: _camera(nusc, sample['data'][camera], camera, lidar2global) for camera in CAMERAS},
             'scene_token': sample['scene_token'],
             'lidar2ego_translation': mount['translation'],
             'lidar2ego_rotation': mount['rotation'],

@@ -84,9 +84,7 @@ def agents(info: dict, class_names: Sequence[str], use_valid_flag: bool) -> dict
     attributes = np.concatenate(columns, axis=1, dtype=np.float32)
     return {
         'gt_bboxes_3d': boxes.astype(np.float32),
-        'gt_labels_3d': np.array(
-            [labels.get(str(n), -1) for n in np.asarray(info['gt_names'])[keep]], np.int64
-        ),
+        'gt_labels_3d': np.array([labels.get(str(n), -1) for n in np.asarray(info['gt_names'])[keep]], np.int64),
         'gt_attr_labels': np.nan_to_num(attributes),
     }
 

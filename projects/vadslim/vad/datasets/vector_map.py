@@ -55,9 +55,7 @@ class LocationMap:
         except ValueError as error:
             raise UserError(f'{path}: not a map expansion file ({error})') from None
         if str(tables.get('version', '1.0')) < '1.3':
-            raise UserError(
-                f'{path}: map expansion {tables.get("version", "1.0")} is outdated, 1.3 is needed'
-            )
+            raise UserError(f'{path}: map expansion {tables.get("version", "1.0")} is outdated, 1.3 is needed')
         nodes = {n['token']: (n['x'], n['y']) for n in tables['node']}
         lines = {r['token']: r for r in tables['line']}
         polygons = {r['token']: r for r in tables['polygon']}

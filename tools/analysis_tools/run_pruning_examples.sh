@@ -60,8 +60,7 @@ case "${1:-help}" in
             --fine-tune --retrain --fine-tune-epochs 18 --gpus 3 --gpu-ids 0 1 2 --launcher pytorch
         "$PYTHON" tools/test.py "$CONFIG" "$OUTPUT_DIR/retrained/latest.pth" \
             --launcher none --eval bbox --tmpdir tmp
-        # Pictures of the planned paths (add --out results.pkl above first):
-        # "$PYTHON" tools/misc/visualize.py results.pkl
+        # No pictures yet: tools/analysis_tools/visualization.py is not part of this version.
         ;;
     -h | --help | help)
         usage

@@ -2,6 +2,7 @@
 
 import copy
 
+import cv2
 import mmcv
 import numpy as np
 import pytest
@@ -186,6 +187,31 @@ def test_missing_and_broken_images_are_named(tmp_path):
     (tmp_path / 'bad.jpg').write_bytes(b'not a picture')
     with pytest.raises(UserError, match='bad.jpg: not a readable image'):
         load({'img_path': [str(tmp_path / 'bad.jpg')]})
+
+
+def test_reduced_images_keep_projections_true(tmp_path):
+    image = np.zeros((90, 160, 3), np.uint8)
+    image[40:56, 96:120] = 255
+    cv2.imwrite(str(tmp_path / 'a.jpg'), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    results = {'img_path': [str(tmp_path / 'a.jpg')], 'lidar2img': [np.diag([2.0, 3.0, 1.0, 1.0])]}
+    out = VADLoadMultiViewImages(reduced=4)(dict(results))
+    assert out['img'][0].shape == (23, 40, 3)  # rounded up
+    assert out['img'][0].dtype == np.float32
+    rows, columns = np.nonzero(out['img'][0][..., 0] > 128)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (10, 13, 24, 29)
+    assert np.diag(out['lidar2img'][0]).tolist() == [0.5, 0.75, 1.0, 1.0]
+    assert VADLoadMultiViewImages()(dict(results))['lidar2img'] is results['lidar2img']
+    with pytest.raises(ValueError, match='reduced: 3'):
+        VADLoadMultiViewImages(reduced=3)
+
+
+def test_kept_images_are_read_once_and_stay_as_they_are(tmp_path):
+    path = tmp_path / 'a.png'
+    cv2.imwrite(str(path), np.full((4, 6, 3), 7, np.uint8))
+    load = VADLoadMultiViewImages(keep=True)
+    load({'img_path': [str(path)]})['img'][0][:] = 0
+    path.unlink()
+    assert (load({'img_path': [str(path)]})['img'][0] == 7).all()
 
 
 def test_scaling_keeps_projections_true():

@@ -21,22 +21,51 @@ AGENT_KEYS = ('gt_bboxes_3d', 'gt_labels_3d', 'gt_attr_labels')
 
 @TRANSFORMS.register_module()
 class VADLoadMultiViewImages(BaseTransform):
-    """Read the images of ``img_path`` into ``img``: a list of (H, W, 3) float32 BGR arrays, values 0..255."""
+    """Read the images of ``img_path`` into ``img``: a list of (H, W, 3) float32 BGR arrays, values 0..255.
+
+    Args:
+        reduced: decode at 1, 1/2, 1/4 or 1/8 of the size (rounded up), which is faster; ``lidar2img`` is scaled too.
+        keep: keep the decoded images in memory. Every worker of a data loader has its own, so that it needs
+            ``persistent_workers``; for small data sets of small images.
+    """
+
+    FLAGS = {
+        1: cv2.IMREAD_COLOR,
+        2: cv2.IMREAD_REDUCED_COLOR_2,
+        4: cv2.IMREAD_REDUCED_COLOR_4,
+        8: cv2.IMREAD_REDUCED_COLOR_8,
+    }
+
+    def __init__(self, reduced: int = 1, keep: bool = False) -> None:
+        if reduced not in self.FLAGS:
+            raise ValueError(f'reduced: {reduced}, allowed are {sorted(self.FLAGS)}')
+        self.reduced = reduced
+        self.kept: dict[str, np.ndarray] | None = {} if keep else None
 
     def transform(self, results: dict) -> dict:
-        results['img'] = [_read(path) for path in results['img_path']]
+        results['img'] = [self._load(path).astype(np.float32) for path in results['img_path']]
+        if self.reduced > 1:  # pixel i of the reduced image covers pixels i * reduced ... (i + 1) * reduced - 1
+            matrix = np.diag([1 / self.reduced, 1 / self.reduced, 1.0, 1.0])
+            results['lidar2img'] = [matrix @ projection for projection in results['lidar2img']]
         results['ori_shape'] = [image.shape for image in results['img']]
         return results
 
+    def _load(self, path: str) -> np.ndarray:
+        if self.kept is None:
+            return _read(path, self.FLAGS[self.reduced])
+        if path not in self.kept:
+            self.kept[path] = _read(path, self.FLAGS[self.reduced])
+        return self.kept[path]
 
-def _read(path: str) -> np.ndarray:
+
+def _read(path: str, flag: int) -> np.ndarray:
     try:
-        image = mmcv.imread(path)
+        image = mmcv.imread(path, flag)
     except FileNotFoundError:
         raise UserError(f'{path}: no such image; data_root must be the nuScenes folder') from None
     if image is None:
         raise UserError(f'{path}: not a readable image')
-    return image.astype(np.float32)
+    return image
 
 
 @TRANSFORMS.register_module()

@@ -52,6 +52,7 @@ class _Builder:
         last = self.duration + traffic.LEAD_TIME
         self.times = np.round(np.arange(-traffic.LEAD_TIME, last + STEP / 2, STEP), 6)
         self.actors: list[Actor] = []
+        self._middles = district.warp(np.stack([p.point((p.low + p.high) / 2, 0.0) for p in district.pieces]))
 
     def build(self) -> Scene:
         script = self.script
@@ -165,10 +166,8 @@ class _Builder:
         """A street piece close to where the ego is at a random moment."""
         k = self.rng.integers(len(self.times))
         here = np.array([self._ego_x()[k], self._ego_y()[k]])
-        pieces = self.district.pieces
-        middles = np.stack([self.district.warp(p.point((p.low + p.high) / 2, 0.0)) for p in pieces])
-        order = np.argsort(np.hypot(*(middles - here).T))
-        return pieces[order[self.rng.integers(4)]]
+        order = np.argsort(np.hypot(*(self._middles - here).T))
+        return self.district.pieces[order[self.rng.integers(4)]]
 
     def _along(self, piece: Piece, across: float) -> Path:
         """Path along a piece at a constant distance from its centre line, in traffic's direction on that side."""
@@ -222,13 +221,21 @@ class _Builder:
         size = traffic.draw_size(category, self.rng)
         start = float(self.rng.uniform(4.0, 34.0))
         cruise = float(self.rng.uniform(3.0, 5.0) if category == 'vehicle.bicycle' else self.rng.uniform(5.0, 10.5))
-        # Where the path ends the actor would have to vanish: it stops well before.
         wanted = np.full(len(self.times), cruise if self.rng.random() < 0.85 else 0.0)
-        s, speed = traffic.drive_actor(path, start, wanted, self._keep_clear, (size[0] / 2, size[1] / 2))
-        if s[-1] > path.length - size[1]:
-            return None
         attributes = traffic.RIDDEN if 'cycle' in category else traffic.DRIVEN
+        if not self._is_free(path, start, size):
+            return None
+        s, speed = traffic.drive_actor(path, start, wanted, self._keep_clear, (size[0] / 2, size[1] / 2))
+        if s[-1] > path.length - size[1]:  # it would have to vanish where the street ends
+            return None
         return traffic.place(name, category, path, s, speed, attributes, self.rng, size)
+
+    def _is_free(self, path: Path, s: float, size: tuple[float, float, float]) -> bool:
+        """Whether a body fits in at the beginning of the simulation."""
+        x, y, _ = path.pose(s)
+        return all(
+            np.hypot(other.x[0] - x, other.y[0] - y) > max(other.size[0], size[0]) + 0.5 for other in self._keep_clear
+        )
 
     def _walker(self, name: str) -> Actor | None:
         piece = self._near_piece()

@@ -7,6 +7,7 @@ at any time is left out, so nobody ever touches anybody.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,11 @@ class Actor:
         """Official attribute at a time index."""
         return self.attributes[0 if self.speed[index] > 0.15 else 1]
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without the cached circles: scenes travel to the worker processes."""
+        return {name: value for name, value in self.__dict__.items() if name != 'circles'}
+
+    @functools.cached_property
     def circles(self) -> tuple[np.ndarray, float]:
         """Centres (T, k, 2) and radius of circles that cover the body."""
         offsets, radius = cover_circles(self.size[0], self.size[1])
@@ -106,7 +112,7 @@ class Obstacles:
     def __init__(self, path: Path, others: list[Actor], half_width: float) -> None:
         self._fronts: list[tuple[np.ndarray, np.ndarray]] = []
         for other in others:
-            centres, radius = other.circles()
+            centres, radius = other.circles
             s, distance = path.project(centres.reshape(-1, 2))
             rears = np.where(distance < half_width + radius + 0.25, s - radius, np.inf).reshape(centres.shape[:2])
             if np.isfinite(rears).any():
@@ -127,8 +133,8 @@ def follow(speed: float, wanted: float, gap: float, other_speed: float) -> float
     if speed > wanted:  # brake gently for a lower limit
         free = max(free, -(speed - wanted))
     desired = 2.5 + max(0.0, speed * 1.1 + speed * (speed - other_speed) / (2.0 * np.sqrt(1.8 * 2.2)))
-    interaction = (desired / max(gap, 0.3)) ** 2 if np.isfinite(gap) else 0.0
-    return float(np.clip(1.8 * (free - interaction), -5.0, 1.8))
+    interaction = (desired / max(gap, 0.3)) ** 2  # 0 when there is nobody: the gap is infinite
+    return min(max(1.8 * (free - interaction), -5.0), 1.8)
 
 
 def drive_ego(
@@ -166,7 +172,7 @@ def drive_ego(
                 ahead, other_speed = line + 1.5, 0.0  # the model keeps 2.5 m to an obstacle: stop 1 m short
         wanted = min(cruise, float(np.interp(s, path.s, limit)))
         target = follow(v, wanted, ahead - s - front, other_speed)
-        a += float(np.clip(target - a, -8.0 * EGO_STEP, 4.0 * EGO_STEP))  # bounded jerk
+        a += min(max(target - a, -8.0 * EGO_STEP), 4.0 * EGO_STEP)  # bounded jerk
         if v + a * EGO_STEP < 0.0:
             a = -v / EGO_STEP
         s, v = s + v * EGO_STEP + 0.5 * a * EGO_STEP**2, max(v + a * EGO_STEP, 0.0)
@@ -226,12 +232,12 @@ def draw_size(category: str, rng: np.random.Generator) -> tuple[float, float, fl
 
 def is_clear(candidate: Actor, others: list[Actor], margin: float = MARGIN) -> bool:
     """Whether the candidate keeps ``margin`` metres from everybody at all times (bodies covered by circles)."""
-    centres, radius = candidate.circles()
+    centres, radius = candidate.circles
     for other in others:
         far = np.hypot(candidate.x - other.x, candidate.y - other.y).min()
         if far > (candidate.size[1] + other.size[1]) / 2 + 4.0:
             continue
-        others_centres, others_radius = other.circles()
+        others_centres, others_radius = other.circles
         gap = np.linalg.norm(centres[:, :, None] - others_centres[:, None], axis=-1) - radius - others_radius
         if gap.min() < margin:
             return False

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,8 @@ def _registered_names() -> set[str]:
         registry = waiting.pop()
         waiting += registry.children.values()
         if registry.scope in TRUSTED:
-            registry.import_from_location()
+            with suppress(ModuleNotFoundError):  # mmdet3d names places that it does not have, such as mmdet3d.api
+                registry.import_from_location()
             for name in registry.module_dict:
                 names |= {name, f'{registry.scope}.{name}'}
     return names

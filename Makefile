@@ -16,9 +16,9 @@ env:
 demo: env
 	$(PY) tools/demo.py $(ARGS)
 
-# One thread per process: two cores run more tests than they run threads.
+# Two processes with one thread each: two cores run more tests than they run threads. A file stays in one process.
 test: env
-	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: env
 	$(PY) -m ruff check .

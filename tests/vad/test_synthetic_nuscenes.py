@@ -13,6 +13,8 @@ from nuscenes.utils.data_classes import LidarPointCloud
 from nuscenes.utils.geometry_utils import points_in_box, view_points
 from nuscenes.utils.splits import create_splits_scenes
 from pyquaternion import Quaternion
+from shapely.geometry import Polygon
+from shapely.ops import unary_union
 
 from vadslim.vad.datasets.synthetic import Settings, simulate
 from vadslim.vad.datasets.synthetic.catalogue import CAMERAS, CATEGORIES
@@ -171,8 +173,6 @@ def test_velocity_is_the_simulated_one(nusc):
 
 def test_nobody_touches_anybody(nusc):
     """Plan views of all boxes of a sample, and the ego's, do not overlap."""
-    from shapely.geometry import Polygon
-
     for sample in nusc.sample[::3]:
         pose = _ego(nusc, sample)
         heading = Quaternion(pose['rotation']).yaw_pitch_roll[0]
@@ -244,6 +244,12 @@ def test_map_is_consistent(maps, location):
         for follower in links['outgoing']:
             start = nusc_map.discretize_lanes([follower], 1.0)[follower][0]
             assert np.hypot(end[0] - start[0], end[1] - start[1]) < 0.3
+    # Road pieces, crossroads and lanes fit together: their union has the nine blocks as holes, and no slivers.
+    layers = [*nusc_map.road_segment, *nusc_map.lane]
+    paved = unary_union([nusc_map.extract_polygon(record['polygon_token']) for record in layers])
+    assert paved.geom_type == 'Polygon'
+    assert len(paved.interiors) == 9
+    assert min(Polygon(ring).area for ring in paved.interiors) > 1000.0
     width, height = nusc_map.canvas_edge
     assert all(0 < n['x'] < width and 0 < n['y'] < height for n in nusc_map.node)
 

@@ -128,19 +128,6 @@ def quintic(start: np.ndarray, heading_in: np.ndarray, end: np.ndarray, heading_
     return start + (end - start) * h1 + scale * (heading_in * d0 + heading_out * d1)
 
 
-def densify(points: np.ndarray, spacing: float, closed: bool = False) -> np.ndarray:
-    """Insert points so that no edge is longer than ``spacing``; a closed ring does not repeat its first point."""
-    points = np.asarray(points, dtype=np.float64)
-    ends = np.roll(points, -1, axis=0) if closed else points[1:]
-    pieces = []
-    for a, b in zip(points, ends):
-        count = max(int(np.ceil(np.hypot(*(b - a)) / spacing)), 1)
-        pieces.append(a + (b - a) * (np.arange(count) / count)[:, None])
-    if not closed:
-        pieces.append(points[-1:])
-    return np.concatenate(pieces)
-
-
 def strips(line: np.ndarray, width: float, dash: float = 0.0, gap: float = 0.0) -> list[np.ndarray]:
     """Painted line as quadrilaterals (4, 2): solid in short pieces, or dashes of ``dash`` metres."""
     path = Path(line)

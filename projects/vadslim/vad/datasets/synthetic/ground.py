@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from shapely.geometry import Polygon
 
-from .geometry import densify, strips
+from .geometry import strips
 from .roads import LANE_WIDTH, SIDEWALK_WIDTH, District
 
 GRASS = (96, 128, 72)
@@ -43,15 +43,10 @@ class Ground:
         paint(ASPHALT, roads)
         for piece in district.pieces:
             for across in (-0.18, 0.18):
-                line = district.warp(
-                    densify(np.array([piece.point(piece.low, across), piece.point(piece.high, across)]), 3.0)
-                )
-                paint(YELLOW, strips(line, 0.15))
+                paint(YELLOW, strips(district.warp(piece.side(piece.low, piece.high, across)), 0.15))
             for k in range(1, piece.street.lanes):
                 for across in (-k * LANE_WIDTH, k * LANE_WIDTH):
-                    line = district.warp(
-                        densify(np.array([piece.point(piece.low, across), piece.point(piece.high, across)]), 3.0)
-                    )
+                    line = district.warp(piece.side(piece.low, piece.high, across))
                     paint(WHITE, strips(line, 0.18, dash=2.5, gap=1.5))
         for crossing in district.crossings:
             paint(WHITE, crossing.stripes)

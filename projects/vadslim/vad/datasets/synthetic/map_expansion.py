@@ -7,7 +7,7 @@ import numpy as np
 
 from .catalogue import token
 from .geometry import Path
-from .roads import DIRECTIONS, LANE_WIDTH, SIDEWALK_WIDTH, District, Lane, Piece
+from .roads import LANE_WIDTH, SIDEWALK_WIDTH, District, Lane, Piece
 
 Record = dict[str, object]
 _LAYERS = (
@@ -137,10 +137,8 @@ class MapWriter:
             )
 
     def _along(self, piece: Piece, across: float) -> np.ndarray:
-        """Map points along a piece with the sampling of its outline."""
-        ring = piece.rectangle(piece.low, piece.high, across, across + 1.0)
-        end = int(np.argmax(ring @ DIRECTIONS[piece.axis] >= piece.high - 1e-9))
-        return self.district.warp(ring[: end + 1])
+        """Map points along a piece, with the sampling of its outline."""
+        return self.district.warp(piece.side(piece.low, piece.high, across))
 
     def _edges(self, piece: Piece, direction: int, inner: float, outer: float) -> tuple[np.ndarray, np.ndarray]:
         ends = (piece.low, piece.high) if direction < 2 else (piece.high, piece.low)

@@ -171,7 +171,7 @@ class _Builder:
 
     def _along(self, piece: Piece, across: float) -> Path:
         """Path along a piece at a constant distance from its centre line, in traffic's direction on that side."""
-        line = np.array([piece.point(a, across) for a in np.arange(piece.low, piece.high, 1.0)])
+        line = piece.side(piece.low, piece.high, across, spacing=1.0)
         forward = np.sign(self.district.lane_offset(piece.axis, 0))
         return Path(self.district.warp(line if np.sign(across) == forward else line[::-1]))
 

@@ -14,7 +14,7 @@ from shapely.geometry import Polygon
 from shapely.ops import unary_union
 
 from .catalogue import LEFT_HAND_TRAFFIC, LOCATIONS
-from .geometry import Path, densify, quintic
+from .geometry import Path, quintic
 
 NODES = 4  # crossroads per street
 BLOCK = 76.0  # between neighbouring crossroads
@@ -56,6 +56,12 @@ class Street:
         """From the centre line to the kerb, metres."""
         return self.lanes * LANE_WIDTH + (PARKING_WIDTH if self.parking else 0.0)
 
+    @property
+    def cuts(self) -> list[float]:
+        """Where lanes meet, across the street: all outlines get a point there, so that neighbours fit together."""
+        cuts = [k * LANE_WIDTH for k in range(-self.lanes, self.lanes + 1)]
+        return [cut for cut in cuts if abs(cut) < self.half_width]
+
 
 @dataclass
 class Piece:
@@ -81,10 +87,17 @@ class Piece:
         """Grid frame point; ``across`` counts from the centre line towards +u (columns) or +v (rows)."""
         return np.array([along, self.line + across] if self.axis == 0 else [self.line + across, along])
 
+    def side(self, low: float, high: float, across: float, spacing: float = _SPACING) -> np.ndarray:
+        """Grid frame points (N, 2) along the piece at a constant distance from its centre line."""
+        count = int(np.ceil((high - low) / spacing))
+        return np.array([self.point(along, across) for along in np.linspace(low, high, count + 1)])
+
     def rectangle(self, low: float, high: float, near: float, far: float) -> np.ndarray:
-        """Grid frame ring (N, 2), densified, of a part of the piece."""
-        corners = [self.point(low, near), self.point(high, near), self.point(high, far), self.point(low, far)]
-        return densify(np.array(corners), _SPACING, closed=True)
+        """Grid frame ring (N, 2) of a part of the piece, ``near`` < ``far`` across it."""
+        cuts = [cut for cut in self.street.cuts if near < cut < far]
+        end = np.array([self.point(high, cut) for cut in cuts]).reshape(-1, 2)
+        start = np.array([self.point(low, cut) for cut in cuts]).reshape(-1, 2)
+        return np.concatenate([self.side(low, high, near), end, self.side(low, high, far)[::-1], start[::-1]])
 
 
 @dataclass
@@ -212,11 +225,10 @@ class District:
         for piece in self.pieces:
             for direction in (piece.axis, piece.axis + 2):
                 forward = direction < 2
-                first, last = (piece.low, piece.high) if forward else (piece.high, piece.low)
                 start, end = piece.nodes if forward else piece.nodes[::-1]
                 for index in range(piece.street.lanes):
                     offset = self.lane_offset(direction, index)
-                    line = densify(np.array([piece.point(first, offset), piece.point(last, offset)]), 1.0)
+                    line = piece.side(piece.low, piece.high, offset, spacing=1.0)[:: 1 if forward else -1]
                     key = f'{piece.key}.{direction}{index}'
                     lanes.append(Lane(key, piece, direction, direction, index, line, start, end))
         return lanes
@@ -269,16 +281,19 @@ class District:
     def _node_ring(self, i: int, j: int) -> np.ndarray:
         """Grid frame outline of a crossroads with rounded kerbs, counter-clockwise."""
         a, b = self.columns[i].half_width, self.rows[j].half_width
-        centre = np.array([i, j]) * BLOCK
-        ring = []
+        # Per corner the kerb's arc and the street's end that follows it, both counter-clockwise.
+        ends = (
+            [(cut, b + FILLET) for cut in self.columns[i].cuts[::-1]],
+            [(-a - FILLET, cut) for cut in self.rows[j].cuts[::-1]],
+            [(cut, -b - FILLET) for cut in self.columns[i].cuts],
+            [(a + FILLET, cut) for cut in self.rows[j].cuts],
+        )
         angles = np.linspace(0, np.pi / 2, 13)
-        for du, dv in ((1, 1), (-1, 1), (-1, -1), (1, -1)):
-            arc = np.stack([a + FILLET * (1 - np.sin(angles)), b + FILLET * (1 - np.cos(angles))], axis=1) * [
-                du,
-                dv,
-            ]
-            ring.append(arc if du * dv > 0 else arc[::-1])
-        return densify(np.concatenate(ring) + centre, _SPACING, closed=True)
+        ring: list[np.ndarray] = []
+        for (du, dv), end in zip(((1, 1), (-1, 1), (-1, -1), (1, -1)), ends):
+            arc = np.stack([a + FILLET * (1 - np.sin(angles)), b + FILLET * (1 - np.cos(angles))], axis=1) * [du, dv]
+            ring += [arc if du * dv > 0 else arc[::-1], np.array(end)]
+        return np.concatenate(ring) + np.array([i, j]) * BLOCK
 
     def _make_crossings(self, rng: np.random.Generator) -> list[Crossing]:
         crossings = []

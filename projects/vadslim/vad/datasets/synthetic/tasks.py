@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -106,7 +108,23 @@ def call(job: tuple[Callable[[Any], Any], Any]) -> Any:
 
 def _worker_init() -> None:
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent alone answers Ctrl-C
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Hold Ctrl-C back: one that comes while Python forks is lost in its fork hooks, and the work would go on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught = []
+    handler = signal.signal(signal.SIGINT, lambda *_: caught.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if caught:
+        signal.raise_signal(signal.SIGINT)
 
 
 class Workers:
@@ -119,13 +137,8 @@ class Workers:
             # A forked worker starts at once; a spawned one would import everything again.
             method = 'fork' if 'fork' in multiprocessing.get_all_start_methods() else 'spawn'
             self._pool = ProcessPoolExecutor(count, multiprocessing.get_context(method), _worker_init)
-            # The parent alone answers Ctrl-C. One that comes while processes start would be lost in Python's fork
-            # hooks: it waits until they run.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                self._pool.submit(int).result()
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            with _interrupts_wait():
+                self._pool.submit(int).result()  # starts all processes
 
     def run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
         """Results of ``function`` for all tasks.

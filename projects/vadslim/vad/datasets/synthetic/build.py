@@ -55,7 +55,7 @@ def generate(
         GenerationError: ``out`` holds something else or a dataset with other settings; or the disk is full, or may
             not be written.
     """
-    out = Path.cwd() / out
+    out = Path(out).resolve()  # or 'missing/../tools' would not exist now and be another folder later
     building = out.parent / f'.{out.name}.partial-{os.getpid()}'
     try:
         existing = _find_existing(out, settings, overwrite)
@@ -68,7 +68,7 @@ def generate(
         _build(building, settings, workers, progress)
         files, size = _measure(building)
         (building / MARKER).write_text(json.dumps(_marker(settings, files, size), indent=1))
-        _swap(building, out)
+        _put_in_place(building, out, overwrite)
     except OSError as error:
         raise GenerationError(f'cannot write {out}: {error.strerror or error}') from error
     except BrokenProcessPool as error:
@@ -115,11 +115,12 @@ def _check_space(folder: Path, settings: Settings) -> None:
         raise GenerationError(f'{folder}: {free / 1e6:.0f} MB free, about {needed / 1e6:.0f} MB needed')
 
 
-def _swap(building: Path, out: Path) -> None:
+def _put_in_place(building: Path, out: Path, overwrite: bool) -> None:
+    """Rename the finished folder to ``out``; only a dataset of ours ever makes room for it, and only if asked."""
     old = out.parent / f'.{out.name}.old-{os.getpid()}'
-    if out.exists():
+    if overwrite and (out / MARKER).is_file():
         out.rename(old)
-    building.rename(out)
+    building.rename(out)  # fails if there is anything in ``out``
     shutil.rmtree(old, ignore_errors=True)
 
 

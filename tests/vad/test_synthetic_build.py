@@ -84,25 +84,6 @@ def test_foreign_folder_is_left_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['mine.txt']
 
 
-def test_foreign_folder_by_a_path_through_a_missing_one(tmp_path):
-    """Such a path "does not exist" until the folders above it are made."""
-    (tmp_path / 'mine').mkdir()
-    (tmp_path / 'mine' / 'mine.txt').write_text('precious')
-    with pytest.raises(GenerationError, match='not written by this tool'):
-        generate(tmp_path / 'missing' / '..' / 'mine', TINY)
-    assert (tmp_path / 'mine' / 'mine.txt').read_text() == 'precious'
-
-
-def test_folder_that_appears_meanwhile_is_left_alone(tmp_path):
-    def show(phase, done, total):
-        (tmp_path / 'data').mkdir(exist_ok=True)
-        (tmp_path / 'data' / 'mine.txt').write_text('precious')
-
-    with pytest.raises(GenerationError, match='not empty'):
-        generate(tmp_path / 'data', TINY, progress=show)
-    assert [path.name for path in tmp_path.rglob('*')] == ['data', 'mine.txt']
-
-
 @pytest.mark.parametrize('overwrite', [False, True])
 def test_foreign_folder_behind_a_missing_one_is_left_alone(tmp_path, overwrite):
     """``missing/../mine`` does not exist before ``missing`` is made, and is somebody's folder after."""

@@ -429,7 +429,7 @@ class Unknown(torch.autograd.Function):
         (lambda net, x: net.two(net.one(x).softmax(-1)), 'goes through Softmax along its channels'),
         (lambda net, x: net.two(net.one(x) @ torch.ones(6, 6)), 'reaches the operation Mm'),
         (lambda net, x: (net.two(net.one(x)), net.one(x)), 'reaches an output'),
-        (lambda net, x: net.two(net.one(x)) + net.two(net.one(x).detach()), 'may be read by two'),
+        (lambda net, x: net.two(net.one(x)) + net.two(net.one(x).detach()), 'is applied by two to what'),
         (lambda net, x: net.two(net.one(x)[:, [1, 0, 2, 3, 4, 5]]), 'reaches the operation Index'),
         (lambda net, x: net.two(net.one(x)) * net.one(x).mean(-1, keepdim=True), 'is reduced over its channels'),
         (lambda net, x: net.two(functional.pad(net.one(x)[:, :5], (0, 1))), 'is sliced by numbers'),

@@ -28,10 +28,11 @@ class Channels:
 
 @dataclass(frozen=True)
 class Stored:
-    """A parameter or buffer itself; ``dims[k]`` is its dim that the tensor's dim ``k`` shows, or None."""
+    """A parameter or buffer of some shape; ``dims[k]`` is its dim that the tensor's dim ``k`` shows, or None."""
 
     name: str
     dims: tuple[int | None, ...]
+    shape: Shape
 
 
 Label = Channels | Stored | None
@@ -66,6 +67,14 @@ class Elements:
     def mark(self, ids: np.ndarray, reason: str) -> None:
         """Protect the units of these elements: they reach a place that was not followed."""
         self.reasons.setdefault(OPEN + reason, []).append(ids[ids >= 0])
+
+    def mark_label(self, label: Label, reason: str) -> None:
+        """Protect all that a label carries; of a parameter every dim."""
+        if isinstance(label, Channels):
+            self.mark(label.ids, reason)
+        elif isinstance(label, Stored):
+            for dim, size in enumerate(label.shape):
+                self.mark(self.space(label.name, dim, size), reason)
 
     def units(self) -> np.ndarray:
         """Which elements leave together: for each element the smallest one of its unit."""

@@ -8,7 +8,9 @@ not know as element-wise.
 The trace runs on a deep copy in eval mode in which every parameter, buffer and input requires gradients, so
 frozen layers are in the graph, and the model's own flags, mode and hooks stay as they are. On the copy each
 known layer is one node of the autograd graph, and so is each module that declares Groups of its own: its
-inside is not looked at.
+inside is not looked at. What leaves the graph (``watching.py``) is protected. Not seen, by any tracer: numbers
+that the code computes from a width (``x / x.shape[1]``), and widths that it states (``x.view(-1, 64)``; the slim
+model then does not run).
 """
 
 from __future__ import annotations
@@ -21,17 +23,18 @@ import numpy as np
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from .elements import Channels, Elements, Label, Shape, Stored
 from .find import protect_frozen, run_example
 from .group import OPEN, Attr, Group, GroupError, Slice, blocks, declaration_of, first_names
 from .labels import Op, apply_rule
 from .nesting import map_tensors, tensors_in
+from .watching import Edge, Watch, edges
 
 KINDS = tp.ops.OPTYPE
 CONVS = (KINDS.CONV, KINDS.DEPTHWISE_CONV)
 NORMS = (KINDS.BN, KINDS.LN, KINDS.GN, KINDS.IN, KINDS.PRELU)
+VECTORS = ('weight', 'bias', 'running_mean', 'running_var')  # of a norm, one number per channel
 LAYERS = (*CONVS, *NORMS, KINDS.LINEAR, KINDS.EMBED)
 
 
@@ -56,11 +59,11 @@ def trace_groups(
     """
     trace = _Trace(module)
     outputs = trace.run(example)
-    for node, number in outputs:
-        label = trace.label(node, number)
-        if isinstance(label, Channels) and not outputs_free:
-            trace.elements.mark(label.ids, f'reaches an output of {prefix or type(module).__name__}')
-    trace.mark_cut_inputs()
+    for tensor, edge in outputs:
+        label = trace.label_of(tensor, edge)
+        if not outputs_free:
+            trace.elements.mark_label(label, f'reaches an output of {prefix or type(module).__name__}')
+    trace.mark_left()
     groups = trace.groups()
     if not allow_frozen:
         groups = protect_frozen(module, groups)
@@ -77,20 +80,6 @@ class _OneNode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple:
         raise RuntimeError('a traced copy is not trained')
-
-
-class _NoteLiteralSplits(TorchFunctionMode):
-    """Remembers the outputs of ``split``, whose sizes stand in the code; ``chunk`` adapts by itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.nodes: set[Any] = set()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if getattr(func, '__name__', '') in ('split', 'split_with_sizes', 'tensor_split'):
-            self.nodes.update(tensor.grad_fn for tensor in tensors_in(result))
-        return result
 
 
 class _Trace:
@@ -110,16 +99,15 @@ class _Trace:
         self.opaque = {id(part) for part in _opaque(self.copy)}
         self.elements = Elements()
         self.owner: dict[Any, nn.Module] = {}  # node of the graph -> the layer or opaque module it stands for
-        self.cut: list[nn.Module] = []  # layers whose input came from outside the graph
-        self.saw_inputs = False
-        self.literal = _NoteLiteralSplits()
+        self.watch = Watch()
+        self.blind: list[nn.Module] = []  # layers that ran without gradients
         self.labels: dict[tuple[Any, int], Label] = {}
         self.graph = tp.DependencyGraph()
 
     # --- running the copy ---------------------------------------------------------------------------------
 
-    def run(self, example: Any) -> list[tuple[Any, int]]:
-        """Trace one forward; the (node, number) of every output tensor."""
+    def run(self, example: Any) -> list[tuple[Tensor, Edge]]:
+        """Trace one forward; every output tensor with its edge."""
         anchor = torch.zeros((), requires_grad=True)
         for part in _parts(self.copy):
             self._make_one_node(part, anchor)
@@ -127,17 +115,21 @@ class _Trace:
         result: list[Any] = []
 
         def forward(model: nn.Module, _: Any) -> list[Tensor]:
-            with self.literal:
+            with self.watch:
                 result.append(run_example(model, example))
             return [tensor for tensor in tensors_in(result[0]) if tensor.grad_fn is not None]
 
-        with torch.enable_grad():
-            self.graph.build_dependency(self.copy, (), forward_fn=forward, verbose=False)
+        try:
+            with torch.enable_grad():
+                self.graph.build_dependency(self.copy, (), forward_fn=forward, verbose=False)
+        except Exception:
+            # its index mapping, made last and not used here, fails on some concatenations
+            if not hasattr(self.graph, 'module2node'):
+                raise
         self.kinds = {id(node.module): node.type for node in self.graph.module2node.values() if node.type in LAYERS}
-        return [(tensor.grad_fn, tensor.output_nr) for tensor in tensors_in(result[0]) if tensor.grad_fn is not None]
+        return edges(tensors_in(result[0]))
 
     def _track_inputs(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        self.saw_inputs = True
         return map_tensors(args, _tracked), map_tensors(kwargs, _tracked)
 
     def _make_one_node(self, part: nn.Module, anchor: Tensor) -> None:
@@ -145,15 +137,18 @@ class _Trace:
 
         def one_node(*args: Any, **kwargs: Any) -> Any:
             inputs = [tensor for tensor in tensors_in((args, kwargs)) if tensor.is_floating_point()]
-            if self.saw_inputs and any(not tensor.requires_grad for tensor in inputs):
-                self.cut.append(part)
+            if not torch.is_grad_enabled():
+                taken = f'{self.names[id(part)]}, under no_grad'
+                self.watch.left += [(tensor, edge, taken) for tensor, edge in edges(inputs)]
+                self.blind.append(part)
             nested: list[Any] = []
 
             def run() -> tuple:
                 nested.append(forward(*args, **kwargs))
                 return tuple(tensor.clone() for tensor in tensors_in(nested[0]))
 
-            outputs = iter(_OneNode.apply(run, *inputs, anchor))
+            with self.watch.paused():
+                outputs = iter(_OneNode.apply(run, *inputs, anchor))
             result = map_tensors(nested[0], lambda _: next(outputs))
             for tensor in tensors_in(result):
                 if tensor.grad_fn is not None:
@@ -163,6 +158,10 @@ class _Trace:
         part.forward = one_node
 
     # --- labels -------------------------------------------------------------------------------------------
+
+    def label_of(self, tensor: Tensor, edge: Edge) -> Label:
+        """The label of a tensor of the forward that stood at ``edge`` of the graph."""
+        return self._stored(tensor) if edge[0] is None else self.label(*edge)
 
     def label(self, node: Any, number: int) -> Label:
         """The label of one output of a node; its inputs are labelled first, without recursion."""
@@ -189,8 +188,11 @@ class _Trace:
         if part is not None:
             return self._through_module(part, inputs[:-1], _shape(node, number))
         name = node.name().rstrip('0123456789').removesuffix('Backward')
-        literal = node in self.literal.nodes
-        return apply_rule(Op(name, node, number, _shape(node, number), inputs, literal, self.elements))
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            name += ' of a class of its own'  # whatever its name
+        literal, constants = node in self.watch.splits, self.watch.constants.get(node)
+        shape = _shape(node, number)
+        return apply_rule(Op(name, node, number, shape, inputs, literal, constants, self.elements))
 
     def _input(self, edge: tuple[Any, int]) -> tuple[Label, Shape | None]:
         node, number = edge
@@ -198,38 +200,39 @@ class _Trace:
             return None, None
         if not _is_leaf(node):
             return self.labels[edge], _shape(node, number)
-        variable = node.variable
-        name, shape = self.stored.get(id(variable)), tuple(variable.shape)
-        return (Stored(self.first.get(name, name), tuple(range(len(shape)))) if name else None), shape
+        return self._stored(node.variable), tuple(node.variable.shape)
+
+    def _stored(self, tensor: Tensor) -> Label:
+        name, shape = self.stored.get(id(tensor)), tuple(tensor.shape)
+        return Stored(self.first.get(name, name), tuple(range(len(shape))), shape) if name else None
 
     def _through_module(self, part: nn.Module, inputs: list[tuple[Label, Shape | None]], shape: Shape) -> Label:
         name, kind = self.names[id(part)], self.kinds.get(id(part))
         if kind is None or id(part) in self.opaque:
+            what = 'states its own Groups' if id(part) in self.opaque else 'is not in the traced graph'
             for label, _ in inputs:
-                if isinstance(label, Channels):
-                    self.elements.mark(label.ids, f'reaches {name}, which states its own Groups')
+                self.elements.mark_label(label, f'reaches {name}, which {what}')
             return None
         label, given = inputs[0] if inputs else (None, None)
         layer = _Layer(part, name, kind, self)
-        if isinstance(label, Channels):
-            if given is not None and label.dim == layer.channel_dim(len(given)):
-                self.elements.unite(label.ids, layer.reads(label.ids))
-            else:
-                self.elements.mark(label.ids, f'reaches {name} along another dim than its channels')
+        if isinstance(label, Channels) and given is not None and label.dim == layer.channel_dim(len(given)):
+            self.elements.unite(label.ids, layer.reads(label.ids))
+        else:
+            self.elements.mark_label(label, f'reaches {name} along another dim than its channels')
+            for own in layer.reading():
+                self.elements.mark(own, f'is applied by {name} to what was not followed')
+            if kind in NORMS:
+                return label
         ids = layer.makes(label)
         return None if ids is None else Channels(layer.channel_dim(len(shape)), ids)
 
-    def mark_cut_inputs(self) -> None:
-        """A layer whose input was cut from the graph may read any channels of that number: protect those."""
-        widths = {}
-        for part in self.cut:
-            width = getattr(part, 'in_channels', getattr(part, 'in_features', None))
-            if width is not None:
-                widths[width] = self.names[id(part)]
-        for ids in list(self.elements.spaces.values()):
-            if len(ids) in widths:
-                reader = widths[len(ids)]
-                self.elements.mark(ids, f'may be read by {reader}, whose input was cut off (detach or no_grad)')
+    def mark_left(self) -> None:
+        """Protect what leaves the graph, and what layers outside of it read and make."""
+        for tensor, edge, what in self.watch.left:
+            self.elements.mark_label(self.label_of(tensor, edge), f'leaves the graph of gradients in {what}')
+        for part in self.blind:
+            for tensor in part.parameters():
+                self.elements.mark_label(self._stored(tensor), f'belongs to {self.names[id(part)]}, run under no_grad')
 
     # --- units and Groups -----------------------------------------------------------------------------------
 
@@ -303,6 +306,15 @@ class _Layer:
             return _known(self.space('weight', 0 if part.transposed else 1))
         return self._whole_groups()[0]
 
+    def reading(self) -> list[np.ndarray]:
+        """The elements of the layer's own tensors that stand for its input's channels."""
+        if self.kind == KINDS.EMBED:
+            return []
+        if self.kind == KINDS.LINEAR or self.kind in CONVS:
+            return [self.reads(np.empty(0, np.int64))]
+        spaces = [self.space(attribute, 0) for attribute in VECTORS]
+        return [ids for ids in spaces if ids is not None]
+
     def makes(self, label: Label) -> np.ndarray | None:
         """The elements of the output's channels; None when nothing is known about them."""
         part: Any = self.part
@@ -348,7 +360,7 @@ class _Layer:
         if self.kind == KINDS.LN and (len(part.normalized_shape) != 1 or part.weight is None):
             self.elements.mark(ids, f'{self.name} is a LayerNorm whose width no vector of weights tells')
             return ids
-        for attribute in ('weight', 'bias', 'running_mean', 'running_var'):
+        for attribute in VECTORS:
             own = self.space(attribute, 0)
             if own is not None:
                 self.elements.unite(ids, own)
@@ -400,4 +412,5 @@ def _shape(node: Any, number: int) -> Shape:
 
 
 def _tracked(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone().requires_grad_(True) if tensor.is_floating_point() else tensor
+    # a clone: leaves cannot be changed in place, which some models do to their inputs
+    return tensor.detach().requires_grad_(True).clone() if tensor.is_floating_point() else tensor

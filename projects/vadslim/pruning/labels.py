@@ -28,6 +28,7 @@ class Op:
         shape: Shape of that output.
         inputs: (label, shape) per input; shape None for an input that autograd does not know (a constant).
         literal: The sizes of this split stand in the code.
+        constants: Shapes of the arguments that autograd does not know; None when they are not known here either.
         elements: Where elements are united and marked.
     """
 
@@ -37,6 +38,7 @@ class Op:
     shape: Shape
     inputs: list[tuple[Label, Shape | None]]
     literal: bool
+    constants: Sequence[Shape] | None
     elements: Elements = field(repr=False)
 
     def saved_dims(self, attribute: str = '_saved_dim', ndim: int | None = None) -> list[int]:
@@ -56,8 +58,7 @@ class Op:
     def lose(self, why: str) -> Label:
         """Mark everything that comes in."""
         for label, _ in self.inputs:
-            if isinstance(label, Channels):
-                self.elements.mark(label.ids, why)
+            self.elements.mark_label(label, why)
         return None
 
     def stored(self, label: Stored, shape: Shape, dim: int) -> np.ndarray | None:
@@ -101,7 +102,12 @@ def apply_rule(op: Op) -> Label:
     rule = RULES.get(op.name)
     if rule is None:
         return op.lose(f'reaches the operation {op.name}, which is not followed')
-    return rule(op)
+    result = rule(op)
+    if result is None:
+        for label, _ in op.inputs:
+            if isinstance(label, Stored):
+                op.elements.mark_label(label, f'is used in {op.name}')
+    return result
 
 
 @_rule(
@@ -144,7 +150,10 @@ def apply_rule(op: Op) -> Label:
     'ToCopy',
 )
 def _elementwise(op: Op) -> Label:
-    return op.inputs[0][0] if len([shape for _, shape in op.inputs if shape]) == 1 else _broadcast(op)
+    label = op.inputs[0][0]
+    if isinstance(label, Stored) and len(op.inputs) == 1:
+        return label
+    return _broadcast(op)
 
 
 @_rule('Add', 'Addcdiv', 'Addcmul', 'Div', 'Lerp', 'Maximum', 'Minimum', 'Mul', 'Rsub', 'Sub', 'Where')
@@ -171,6 +180,11 @@ def _broadcast(op: Op) -> Label:
         if elements is None:
             elements = np.full(len(ids), -1)
         op.elements.unite(ids, elements)
+    if op.constants is None and any(shape is None for _, shape in op.inputs):
+        op.elements.mark(ids, f'may be combined with a constant in {op.name}')
+    for shape in op.constants or ():
+        if -len(shape) <= dim - ndim and shape[dim - ndim] > 1:
+            op.elements.mark(ids, f'is combined with a constant of shape {shape} in {op.name}')
     return Channels(dim, ids)
 
 
@@ -242,16 +256,24 @@ def _expand(op: Op) -> Label:
     if isinstance(label, Stored):
         sizes = zip(label.dims, shape, op.shape[more:])
         same = tuple(own if old == new else None for own, old, new in sizes)
-        return Stored(label.name, (None,) * more + same)
+        return Stored(label.name, (None,) * more + same, label.shape)
     if isinstance(label, Channels):
         return Channels(label.dim + more, label.ids) if shape[label.dim] > 1 else None
     return None
 
 
-@_follow('View', 'UnsafeView', 'ReshapeAlias', 'Unsqueeze', 'Squeeze')
-def _view(op: Op, label: Channels) -> Label:
+@_rule('View', 'UnsafeView', 'ReshapeAlias', 'Unsqueeze', 'Squeeze')
+def _view(op: Op) -> Label:
     """Whole dims move, or merge with their neighbours; the channel dim is never cut."""
-    old, new, dim = op.first_shape, op.shape, label.dim
+    label, old, new = op.inputs[0][0], op.first_shape, op.shape
+    if isinstance(label, Stored):
+        if [size for size in old if size > 1] != [size for size in new if size > 1]:
+            return None
+        wide = iter([own for own, size in zip(label.dims, old) if size > 1])
+        return Stored(label.name, tuple(next(wide) if size > 1 else None for size in new), label.shape)
+    if not isinstance(label, Channels):
+        return None
+    dim = label.dim
     for k in range(len(new)):
         before = math.prod(new[:k])
         for first in range(dim + 1):
@@ -302,7 +324,7 @@ def _select(op: Op, label: Channels) -> Label:
 
 @_follow('ConstantPadNd')
 def _pad(op: Op, label: Channels) -> Label:
-    pads = list(op.node._saved_pad)
+    pads = [pad - 2**64 if pad >= 2**63 else pad for pad in op.node._saved_pad]
     from_end = len(op.shape) - 1 - label.dim
     if 2 * from_end >= len(pads):
         return label
@@ -320,10 +342,9 @@ def _cat(op: Op) -> Label:
         return op.lose('is concatenated with channels along another dim') if carriers else None
     along = carriers.pop()
     unknown = [number for number, (_, shape) in enumerate(op.inputs) if shape is None]
-    if along == dim and len(unknown) > 1:
-        return op.lose('is concatenated with several constants')
-    width = op.shape[dim] - sum(shape[dim] for _, shape in op.inputs if shape is not None)
-    parts = [_ids(op, label, shape, along, width if along == dim else op.shape[along]) for label, shape in op.inputs]
+    if along == dim and unknown:
+        return op.lose('is concatenated with a constant, whose width may follow it')
+    parts = [_ids(op, label, shape, along, op.shape[along]) for label, shape in op.inputs]
     if along == dim:
         return Channels(dim, np.concatenate(parts))
     return _united(op, along, parts)

@@ -205,15 +205,6 @@ def test_reduced_images_keep_projections_true(tmp_path):
         VADLoadMultiViewImages(reduced=3)
 
 
-def test_kept_images_are_read_once_and_stay_as_they_are(tmp_path):
-    path = tmp_path / 'a.png'
-    cv2.imwrite(str(path), np.full((4, 6, 3), 7, np.uint8))
-    load = VADLoadMultiViewImages(keep=True)
-    load({'img_path': [str(path)]})['img'][0][:] = 0
-    path.unlink()
-    assert (load({'img_path': [str(path)]})['img'][0] == 7).all()
-
-
 def test_scaling_keeps_projections_true():
     image = np.zeros((90, 160, 3), np.float32)
     image[40:50, 100:110] = 255

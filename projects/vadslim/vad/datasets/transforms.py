@@ -25,8 +25,6 @@ class VADLoadMultiViewImages(BaseTransform):
 
     Args:
         reduced: decode at 1, 1/2, 1/4 or 1/8 of the size (rounded up), which is faster; ``lidar2img`` is scaled too.
-        keep: keep the decoded images in memory. Every worker of a data loader has its own, so that it needs
-            ``persistent_workers``; for small data sets of small images.
     """
 
     FLAGS = {
@@ -36,26 +34,18 @@ class VADLoadMultiViewImages(BaseTransform):
         8: cv2.IMREAD_REDUCED_COLOR_8,
     }
 
-    def __init__(self, reduced: int = 1, keep: bool = False) -> None:
+    def __init__(self, reduced: int = 1) -> None:
         if reduced not in self.FLAGS:
             raise ValueError(f'reduced: {reduced}, allowed are {sorted(self.FLAGS)}')
         self.reduced = reduced
-        self.kept: dict[str, np.ndarray] | None = {} if keep else None
 
     def transform(self, results: dict) -> dict:
-        results['img'] = [self._load(path).astype(np.float32) for path in results['img_path']]
+        results['img'] = [_read(path, self.FLAGS[self.reduced]) for path in results['img_path']]
         if self.reduced > 1:  # pixel i of the reduced image covers pixels i * reduced ... (i + 1) * reduced - 1
             matrix = np.diag([1 / self.reduced, 1 / self.reduced, 1.0, 1.0])
             results['lidar2img'] = [matrix @ projection for projection in results['lidar2img']]
         results['ori_shape'] = [image.shape for image in results['img']]
         return results
-
-    def _load(self, path: str) -> np.ndarray:
-        if self.kept is None:
-            return _read(path, self.FLAGS[self.reduced])
-        if path not in self.kept:
-            self.kept[path] = _read(path, self.FLAGS[self.reduced])
-        return self.kept[path]
 
 
 def _read(path: str, flag: int) -> np.ndarray:
@@ -65,7 +55,7 @@ def _read(path: str, flag: int) -> np.ndarray:
         raise UserError(f'{path}: no such image; data_root must be the nuScenes folder') from None
     if image is None:
         raise UserError(f'{path}: not a readable image')
-    return image
+    return image.astype(np.float32)
 
 
 @TRANSFORMS.register_module()

@@ -1,0 +1,153 @@
+"""VAD-nano on synthetic nuScenes: trained and evaluated by the real Runner, in one process and in two."""
+
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from vadslim.checkpoint import dump_info, load_info
+from vadslim.vad.blank_images import LOSSES, blank_images, mean_losses
+from vadslim.vad.datasets import converter
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / 'configs' / 'VAD' / 'VAD_nano_synthetic.py'
+SMALL = """
+_base_ = {base!r}
+train_dataloader = dict(
+    batch_size=2, num_workers=0, persistent_workers=False,
+    dataset=dict(data_root={root!r}, ann_file={infos!r}, indices=[2, 3, 4, 14, 15, 16, 17, 18]))
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root={root!r}, ann_file={infos!r}))
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=1, val_interval=2)
+default_hooks = dict(logger=dict(interval=1))
+"""
+PROBE = '''
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class NanoProbe(Hook):
+    """Each rank writes its weights beside the config."""
+
+    def after_train(self, runner):
+        torch.save(runner.model.module.state_dict(), f'{__file__}.{get_rank()}.pth')
+'''
+
+
+@pytest.fixture(scope='module')
+def config(synthetic_root, tmp_path_factory) -> Path:
+    """The config on the small data set; both of its scenes are in both splits."""
+    folder = tmp_path_factory.mktemp('nano')
+    files = [path for path, _ in converter.convert(synthetic_root, folder, synthetic_root, 'v1.0-mini')]
+    infos = [info for file in files for info in load_info(file)['infos']]
+    dump_info({'infos': infos, 'metadata': {'version': 'v1.0-mini'}}, folder / 'both.pkl')
+    path = folder / 'nano.py'
+    path.write_text(SMALL.format(base=str(CONFIG), root=f'{synthetic_root}/', infos=str(folder / 'both.pkl')))
+    return path
+
+
+def test_a_runner_trains_and_evaluates(config, tmp_path):
+    cfg = Config.fromfile(config)
+    cfg.work_dir, cfg.experiment_name, cfg.launcher = str(tmp_path), 'nano', 'none'
+    cfg.train_dataloader.dataset.indices = [4, 5]
+    cfg.val_dataloader.dataset.indices = [0, 1]
+    cfg.train_cfg.val_interval = 1
+    cfg.randomness = dict(seed=0)
+    runner = Runner.from_cfg(cfg)
+    before = copy.deepcopy(runner.model.state_dict())
+    runner.train()
+    assert runner.iter == 1
+    history = runner.message_hub.log_scalars
+    losses = {name: float(buffer.current()) for name, buffer in history.items() if 'loss' in name}
+    assert {'train/loss', 'train/loss_cls', 'train/d0.loss_map_pts', 'train/loss_plan_reg'} <= set(losses)
+    assert all(math.isfinite(value) for value in losses.values())
+    for name in ('img_backbone.conv1.weight', 'pts_bbox_head.transformer.can_bus_mlp.0.weight'):
+        assert not torch.equal(before[name], runner.model.state_dict()[name]), name
+    for second in (1, 2, 3):
+        assert 0 < history[f'val/plan_L2_{second}s'].current() < 100
+        assert 0 <= history[f'val/plan_obj_box_col_{second}s'].current() <= 1
+
+
+def test_blank_images_are_blank_only_inside(config):
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    from mmdet3d.registry import MODELS
+
+    model = MODELS.build(cfg.model)
+    cfg.train_dataloader.dataset.indices = [4, 5]
+    cfg.train_dataloader.sampler.shuffle = False
+    batches = list(Runner.build_dataloader(cfg.train_dataloader))
+
+    def measure() -> dict[str, float]:
+        return mean_losses(model, [copy.deepcopy(batch) for batch in batches])
+
+    seen = measure()
+    with blank_images(model):
+        blank = measure()
+        (batch,) = copy.deepcopy(batches)
+        assert not model.data_preprocessor(batch)['inputs']['img'].any()
+    assert set(seen) == set(LOSSES)
+    assert seen['box loss'] != blank['box loss']
+    assert measure() == seen
+
+
+def run(script: str, *arguments, folder: Path) -> None:
+    import socket
+
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        port = str(sock.getsockname()[1])
+    path = os.pathsep.join([str(ROOT / 'projects'), str(folder)])
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path, 'PYTHON': sys.executable, 'PORT': port}
+    command = ['bash', str(ROOT / 'tools' / script), *map(str, arguments)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason='for machines without CUDA')
+def test_two_ranks(config, tmp_path):
+    """Training leaves equal weights and one set of files; evaluation says the same as one process does."""
+    (tmp_path / 'nano_probe.py').write_text(PROBE)
+    probed = tmp_path / 'probed.py'
+    probed.write_text(
+        f'_base_ = {str(config)!r}\n'
+        "custom_imports = dict(imports=['vadslim.vad', 'nano_probe'])\n"
+        "custom_hooks = [dict(type='NanoProbe')]\n"
+    )
+    work_dir = tmp_path / 'run'
+    run('dist_train.sh', probed, 2, '--work-dir', work_dir, folder=tmp_path)
+    first, second = (torch.load(tmp_path / f'nano_probe.py.{rank}.pth') for rank in (0, 1))
+    own = ('running_mean', 'running_var')  # each rank's batch norms have seen other images
+    for name in first:
+        if not name.endswith(own):
+            assert torch.equal(first[name], second[name]), name
+    assert not torch.equal(first['img_backbone.bn1.running_mean'], second['img_backbone.bn1.running_mean'])
+    files = sorted(path.name for path in work_dir.iterdir() if path.is_file())
+    assert files == ['epoch_1.pth', 'last_checkpoint', 'latest.pth', 'probed.py']
+    (scalars,) = work_dir.glob('*/vis_data/scalars.json')
+    losses = [row['loss'] for row in map(json.loads, scalars.read_text().splitlines()) if 'loss' in row]
+    assert len(losses) == 2  # eight frames, two ranks, two each
+    assert all(math.isfinite(loss) for loss in losses)
+
+    metrics = []
+    for ranks in (1, 2):
+        out = tmp_path / f'metrics_{ranks}.json'
+        arguments = [config, work_dir / 'latest.pth', ranks, '--out', out, '--work-dir', tmp_path / f'test_{ranks}']
+        run('dist_test.sh', *arguments, folder=tmp_path)
+        metrics.append(json.loads(out.read_text()))
+    assert metrics[0]['plan_L2_3s'] > 0
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-12, nan_ok=True)

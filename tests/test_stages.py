@@ -64,8 +64,11 @@ def test_incomplete_step_goes_on(tmp_path):
 @pytest.mark.parametrize('change', ['flag', 'input'])
 def test_another_recipe_needs_overwrite(tmp_path, source, change):
     work, folder = Work(), tmp_path / 'out'
-    run_step(folder, 'prune', work, {'ratio': 0.3}, {'checkpoint': source})
+    run_step(folder, 'prune', work, {'ratio': 0.3}, {'checkpoint': source}, leaves=['epoch_*.pth'])
     (folder / 'epoch_1.pth').write_text('of a run that was killed')
+    (folder / 'notes').mkdir()
+    (folder / 'notes' / 'today.txt').write_text('mine')
+    (folder / 'photo.png').write_text('mine')
     inner = tmp_path / 'out' / 'fine_tuned'
     run_step(inner, 'fine-tune', work, {'epochs': 6})
     if change == 'input':
@@ -76,6 +79,8 @@ def test_another_recipe_needs_overwrite(tmp_path, source, change):
     assert (folder / 'epoch_1.pth').exists()
     run_step(folder, 'prune', work, recipe, {'checkpoint': source}, overwrite=True)
     assert not (folder / 'epoch_1.pth').exists()
+    assert (folder / 'notes' / 'today.txt').exists()  # the user's, put there meanwhile
+    assert (folder / 'photo.png').exists()
     assert work.resumed == [False] * 3
     assert (inner / 'done.json').exists()  # a step of its own
 

@@ -12,8 +12,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ def open_step(
     recipe: Any,
     inputs: Mapping[str, StrPath] | None = None,
     overwrite: bool = False,
+    leaves: Sequence[str] = (),
 ) -> Step:
     """Take a folder for a step, or find that it is there already.
 
@@ -125,8 +127,9 @@ def open_step(
         name: what the step does.
         recipe: plain data.
         inputs: name -> file whose contents the outputs depend on.
-        overwrite: empty the folder of a step of ours with another recipe. Folders inside it that belong to
-            other steps stay; those decide for themselves.
+        overwrite: clear the folder of a step of ours with another recipe: its outputs, what ``leaves`` named
+            when it began, and temporary files go. Other steps' folders and files that are not ours stay.
+        leaves: fnmatch patterns of the names that the work leaves in the folder, also when it is not finished.
 
     Returns:
         The step; it is whole if :attr:`Step.done` is not None.
@@ -148,13 +151,13 @@ def open_step(
                 f'{folder}: holds the results of another {mark.get("name", "step")} (config, flags or inputs '
                 'differ); choose another folder or give --overwrite'
             )
-        _empty(folder)
+        _clear(folder, mark.get('leaves', []))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(13, 'Permission denied')
         if not resumed:
-            _write(folder / MARK, {'format': FORMAT, 'name': name, 'recipe': digest})
+            _write(folder / MARK, {'format': FORMAT, 'name': name, 'recipe': digest, 'leaves': list(leaves)})
     except OSError as error:
         raise StepError(f'{folder}: cannot be written: {error.strerror}') from None
     return Step(name, folder, digest, resumed)
@@ -167,6 +170,7 @@ def run_step(
     recipe: Any,
     inputs: Mapping[str, StrPath] | None = None,
     overwrite: bool = False,
+    leaves: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Do a step, or reuse it when it is whole, which is said in one line.
 
@@ -176,7 +180,7 @@ def run_step(
     Returns:
         What ``done.json`` holds.
     """
-    step = open_step(folder, name, recipe, inputs, overwrite)
+    step = open_step(folder, name, recipe, inputs, overwrite, leaves)
     done = step.done
     if done is not None:
         say(f'{step.folder}: {name} is done already, reused')
@@ -197,16 +201,22 @@ def _strangers(folder: Path) -> bool:
     return any(not (entry.name.endswith('.tmp') or (entry / MARK).is_file()) for entry in entries)
 
 
-def _empty(folder: Path) -> None:
-    """Remove what a step of ours left. ``done.json`` goes first and ``step.json`` last: it never looks whole
-    or foreign.
+def _clear(folder: Path, leaves: Sequence[str]) -> None:
+    """Remove what a step of ours left, and nothing else.
+
+    ``done.json`` goes first and ``step.json`` last: the folder never looks whole or foreign.
     """
+    outputs = (_read(folder / DONE) or {}).get('outputs', {})
     (folder / DONE).unlink(missing_ok=True)
+    for name in outputs:
+        if (folder / name).resolve().is_relative_to(folder.resolve()):
+            (folder / name).unlink(missing_ok=True)
     for entry in folder.iterdir():
-        if entry.name == MARK or (entry.is_dir() and any(entry.rglob(MARK))):
+        if not any(fnmatchcase(entry.name, pattern) for pattern in (*leaves, '*.tmp')) or entry.name == MARK:
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
+            if not any(entry.rglob(MARK)):
+                shutil.rmtree(entry)
         else:
             entry.unlink()
     (folder / MARK).unlink()

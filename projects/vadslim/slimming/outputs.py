@@ -24,6 +24,11 @@ SLIM, ZEROED, STRUCTURE, REPORT = (
 )
 
 
+def output_names(config: Path) -> list[str]:
+    """The names of all files that the pruning step may write for a config."""
+    return [SLIM, ZEROED, STRUCTURE, REPORT, f'{config.stem}_slim.py', f'{config.stem}_dense.py']
+
+
 def slim_checkpoint(
     network: Network, slim: nn.Module, step: Structure, structure: Structure
 ) -> tuple[dict[str, Any], list[str]]:

@@ -42,7 +42,7 @@ from vadslim.registry import PRUNERS
 from vadslim.slimming.elementwise import element_sets, prune_elements
 from vadslim.slimming.network import Network, examples, load_network, read_config
 from vadslim.slimming.options import Options
-from vadslim.slimming.outputs import REPORT, SLIM, STRUCTURE, ZEROED, slim_checkpoint, write_config
+from vadslim.slimming.outputs import REPORT, SLIM, STRUCTURE, ZEROED, output_names, slim_checkpoint, write_config
 from vadslim.stages import Step, StepError, open_step
 
 
@@ -144,7 +144,7 @@ def _open(options: Options, cfg: Config, overwrite: bool) -> Step | None:
         del recipe['checkpoint']  # its content counts
     inputs = {'checkpoint': options.checkpoint} if options.checkpoint else {}
     try:
-        return open_step(options.output_dir, 'pruning', recipe, inputs, overwrite)
+        return open_step(options.output_dir, 'pruning', recipe, inputs, overwrite, output_names(options.config))
     except StepError:
         if overwrite or not options.overwrite:
             raise

@@ -23,6 +23,8 @@ from vadslim.slimming.outputs import SLIM
 from vadslim.stages import Step, open_step
 
 FOLDERS = {'fine-tune': 'fine_tuned', 'retrain': 'retrained'}
+# what the Runner writes into its work_dir: checkpoints, and a folder of logs per start, named after the time
+LEAVES = ('epoch_*.pth', 'iter_*.pth', 'best_*.pth', 'latest.pth', 'last_checkpoint', '[0-9]' * 8 + '_' + '[0-9]' * 6)
 
 
 def check_trainable(options: Options) -> None:
@@ -99,7 +101,8 @@ def _begin(cfg: Config, config: Path, folder: Path, options: Options) -> tuple[S
     for name in ('load_from', 'work_dir'):
         recipe['config'].pop(name, None)
     recipe['config']['model'].pop('structure', None)  # a path; the checkpoint holds the structure itself
-    step = open_step(folder, str(options.mode), recipe, {'checkpoint': slim}, options.overwrite)
+    leaves = [*LEAVES, config.name]
+    step = open_step(folder, str(options.mode), recipe, {'checkpoint': slim}, options.overwrite, leaves)
     mode = str(options.mode)
     if step.done:
         say(f'{folder}: {mode} is done already, reused')

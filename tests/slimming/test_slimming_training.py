@@ -91,6 +91,15 @@ def test_a_weightless_start_and_a_target_that_is_reached(command, folder, traine
     assert code == 2 and '--overwrite' in err  # another recipe for the same folder
 
 
+def test_missing_training_data_are_told_before_the_pruning(command, folder):
+    more = "train_dataloader = dict(dataset=dict(data_root='data', ann_file='gone.pkl'))"
+    (folder / 'real.py').write_text(f"_base_ = ['toy.py']\n{more}\n")
+    code, _, err = command('real.py', 'random', *PRUNE, '--fine-tune')
+    assert code == 2
+    assert 'data/gone.pkl: no such file; train_dataloader of config real.py' in err
+    assert not (folder / 'out').exists()
+
+
 def test_the_training_config(command, folder):
     write_toy_config('late.py', 'work', train_cfg={'by_epoch': True, 'max_epochs': 12, 'val_interval': 12})
     loader = Config.fromfile('late.py').train_dataloader.to_dict()

@@ -35,6 +35,21 @@ def check_trainable(options: Options) -> None:
     if missing:
         raise UserError(f'config {options.config} has no {missing[0]}: it can be pruned, but not trained')
     fine_tune_config(cfg, options.mode, options.epochs)
+    for loader in ('train_dataloader', 'val_dataloader'):
+        _check_data(cfg, loader)
+
+
+def _check_data(cfg: Config, loader: str) -> None:
+    """Raises a ``UserError`` if the annotation file of a loader's dataset is not there."""
+    dataset = (cfg.get(loader) or {}).get('dataset') or {}
+    while isinstance(dataset.get('dataset'), dict):  # one around another
+        dataset = dataset['dataset']
+    name = dataset.get('ann_file')
+    if not isinstance(name, str) or not name or '://' in name:
+        return
+    path = Path(dataset.get('data_root') or '', name)
+    if not path.exists() and not Path(name).exists():
+        raise UserError(f'{path}: no such file; {loader} of config {cfg.filename} needs it for the training')
 
 
 def train(config: Path, options: Options, launcher: str) -> None:

@@ -1,8 +1,12 @@
-# VAD-nano: the whole of VAD in small, on synthetic nuScenes. It shows that training works; it drives nothing.
+# VAD-nano: all of VAD in small (0.9 M parameters, 6 x 96 x 160 pixels), on synthetic nuScenes. It is there to learn
+# within minutes on a CPU, for the demonstration and the tests.
 #   python tools/data_converter/make_synthetic_nuscenes.py --out data/synthetic-nuscenes
 #   python tools/create_data.py nuscenes --root-path data/synthetic-nuscenes --version v1.0-mini \
 #       --canbus data/synthetic-nuscenes
 #   python tools/train.py projects/configs/VAD/VAD_nano_synthetic.py
+# Hardware: two CPU cores, no GPU. Time: about 11 minutes of CPU time, measured on a busy machine (ten epochs of 80 steps).
+# Result, seed 0, one thread: L2 0.87 / 1.32 / 1.71 m at 1 / 2 / 3 s; untrained 4.53 / 7.33 / 9.98, the best constant plan
+# 1.25 / 2.11 / 2.99 (tools/misc/constant_plan.py). docs/synthetic_data.md has more.
 _base_ = [
     '../_base_/models/vad_tiny.py',
     '../_base_/datasets/nuscenes_vad.py',

@@ -51,8 +51,16 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
             return 130
         if not is_user_error(error):
             raise
-        say(f'error: {" ".join(str(error).split())}')
+        say(f'error: {_line(error)}')
         return 2
+
+
+def _line(error: Exception) -> str:
+    """The message on one line. A data loader raises its workers' errors anew, their traceback in the message."""
+    text = str(error)
+    if text.startswith('Caught '):
+        text = text.rpartition(f'{type(error).__name__}: ')[2]
+    return ' '.join(text.split())
 
 
 def say(line: str) -> None:

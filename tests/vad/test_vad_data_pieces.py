@@ -184,9 +184,10 @@ def test_missing_and_broken_images_are_named(tmp_path):
     load = VADLoadMultiViewImages()
     with pytest.raises(UserError, match='none.jpg: no such image'):
         load({'img_path': [str(tmp_path / 'none.jpg')]})
-    (tmp_path / 'bad.jpg').write_bytes(b'not a picture')
-    with pytest.raises(UserError, match='bad.jpg: not a readable image'):
-        load({'img_path': [str(tmp_path / 'bad.jpg')]})
+    for content in (b'not a picture', b''):
+        (tmp_path / 'bad.jpg').write_bytes(content)
+        with pytest.raises(UserError, match='bad.jpg: not a readable image'):
+            load({'img_path': [str(tmp_path / 'bad.jpg')]})
 
 
 def test_reduced_images_keep_projections_true(tmp_path):

@@ -262,7 +262,15 @@ def test_user_errors_are_one_line(synthetic_root, tmp_path, monkeypatch, capfd):
         return root
 
     out = tmp_path / 'out'
+    file = tmp_path / 'file'
+    file.touch()
+    damaged = linked('e', 'can_bus')
+    (damaged / 'can_bus').mkdir()
+    for source in (synthetic_root / 'can_bus').glob('*_pose.json'):
+        (damaged / 'can_bus' / source.name).write_text(source.read_text()[:1000])
     cases = [
+        (('--root-path', synthetic_root, '--version', VERSION, '--out-dir', file / 'x'), 'file/x: cannot be created'),
+        (('--root-path', damaged, '--version', VERSION), '_pose.json: not a CAN bus file'),
         (('--root-path', tmp_path / 'none', '--version', VERSION), 'none: no such folder'),
         (('--root-path', synthetic_root, '--version', 'v1.0-trainval'), r'no tables of v1.0-trainval there (found: v1'),
         (('--root-path', synthetic_root, '--version', 'v2'), 'version: v2 is unknown, allowed are v1.0-trainval'),
@@ -273,7 +281,7 @@ def test_user_errors_are_one_line(synthetic_root, tmp_path, monkeypatch, capfd):
         (('--root-path', linked('d', f'{VERSION}/sample_annotation'), '--version', VERSION), 'cannot be read'),
     ]
     for arguments, message in cases:
-        assert run_tool(monkeypatch, *arguments, '--out-dir', out) == 2
+        assert run_tool(monkeypatch, '--out-dir', out, *arguments) == 2
         error = capfd.readouterr().err
         assert message in error
         assert error.strip().count('\n') == 0

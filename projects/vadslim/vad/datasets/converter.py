@@ -74,7 +74,10 @@ def convert(
         infos[split] += list(scene_infos(nusc, scene, messages, table, max_sweeps))
     if not any_can_bus:
         raise UserError(f'{can_bus}: no CAN bus messages of any scene of {version}')
-    Path(out_dir).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(out_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{out_dir}: cannot be created: {error.strerror}') from None
     written = []
     for split, frames in infos.items():
         path = Path(out_dir) / f'{tag}_infos_temporal_{split}.pkl'

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vadslim.cli import UserError
 from vadslim.vad.datasets import geometry
 
 EGO_LENGTH, EGO_WIDTH = 4.084, 1.85  # metres, Renault Zoe
@@ -136,6 +137,8 @@ def _messages(path: Path) -> list[dict] | None:
         return json.loads(path.read_text()) or None
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise UserError(f'{path}: not a CAN bus file of nuScenes ({error})') from None
 
 
 def _nearest(messages: list[dict], timestamp: int) -> dict:

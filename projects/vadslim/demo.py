@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -60,10 +61,11 @@ class Steps:
         self.console.print(f'      $ {line}', markup=False, highlight=False, style='dim', soft_wrap=True)
         start = time.monotonic()
         last = ''
-        with log.open('w') as file, self.console.status('starting') as status:
+        with log.open('w', buffering=1) as file, self.console.status('starting') as status:
             process = subprocess.Popen(
                 [sys.executable, script, *map(str, arguments)],
                 cwd=ROOT,
+                env={'OMP_WAIT_POLICY': 'PASSIVE', **os.environ},  # threads that wait do not take a core from others
                 text=True,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

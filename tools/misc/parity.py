@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument('--out', required=True, metavar='X.npz', help='file to write')
     args = parser.parse_args()
 
+    from vadslim.checkpoint import atomic_write
     from vadslim.vad import parity
 
     try:
@@ -30,13 +31,13 @@ def main() -> int:
     except FileNotFoundError as error:
         parser.error(str(error))
     out = Path(args.out)
-    if not out.parent.is_dir():
-        parser.error(f'--out {out}: the folder {out.parent} does not exist')
+    if not out.parent.is_dir() or out.is_dir():
+        parser.error(f'--out {out}: name a file in a folder that exists')
     size = 'base' if args.case == 'base_small' else 'tiny'
     model = parity.build(reference, args.case, CONFIGS / f'VAD_{size}_stage_2.py')
     run = parity.run_train if args.train else parity.run_test
     arrays = run(model, reference, args.case)
-    with out.open('wb') as file:
+    with atomic_write(out, 'wb') as file:
         np.savez_compressed(file, **arrays)
     print(f'{len(arrays)} arrays -> {out}')
     return 0

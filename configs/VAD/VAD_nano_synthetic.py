@@ -5,7 +5,7 @@
 #       --canbus data/synthetic-nuscenes
 #   python tools/train.py projects/configs/VAD/VAD_nano_synthetic.py
 # Hardware: two CPU cores, no GPU. Time: about 11 minutes of CPU time, measured on a busy machine (ten epochs of 80 steps).
-# Result, seed 0, one thread: L2 0.87 / 1.32 / 1.71 m at 1 / 2 / 3 s; untrained 4.53 / 7.33 / 9.98, the best constant plan
+# Result, seed 0, one thread: L2 0.90 / 1.36 / 1.76 m at 1 / 2 / 3 s; untrained 4.53 / 7.33 / 9.98, the best constant plan
 # 1.25 / 2.11 / 2.99 (tools/misc/constant_plan.py). docs/synthetic_data.md has more.
 _base_ = [
     '../_base_/models/vad_tiny.py',

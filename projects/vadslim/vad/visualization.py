@@ -64,6 +64,7 @@ def plot_paths(
     from vadslim.checkpoint import atomic_write
 
     figure = Figure(figsize=(3.6 * len(scenes), 7.2), layout='constrained')
+    figure.get_layout_engine().set(h_pad=0.12)
     FigureCanvasAgg(figure)
     names = list(dict.fromkeys(name for frame in paths for name in frame if name != 'driven'))
     for column, (scene, frame) in enumerate(zip(scenes, paths)):

@@ -253,7 +253,6 @@ def _demo(argv: Sequence[str]) -> None:
         )
     else:
         steps.total -= 1
-    epochs = f'train_cfg.max_epochs={args.epochs}'
     dense, slim = out / 'dense', out / 'slim'
     processes, per_process = two_processes()
     steps(

@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _load(config: str, checkpoint: str) -> tuple[Any, Any]:
     """The config, slim if the checkpoint is, and its model."""
-    from mmdet3d.registry import MODELS
+    from mmengine.registry import MODELS
 
     from vadslim import experiment
     from vadslim.checkpoint import load_checkpoint

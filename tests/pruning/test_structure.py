@@ -188,8 +188,8 @@ def test_resize_refuses_another_architecture():
         resize(slim, structure)
     with pytest.raises(StructureError, match='2.weight is missing'):
         resize(nn.Sequential(nn.Linear(4, 8)), structure)
-    with pytest.raises(StructureError, match='edit .depth. is not known'):
-        resize(model, Structure(structure.architecture_sha256, edits=[{'type': 'depth'}]))
+    with pytest.raises(StructureError, match='edit .fold. is not known, there are depth, grid'):
+        resize(model, Structure(structure.architecture_sha256, edits=[{'type': 'fold'}]))
 
 
 def test_state_dicts_are_sliced_like_the_model():

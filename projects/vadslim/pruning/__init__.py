@@ -9,55 +9,90 @@ slim = resize(model, structure)
 structure.save('structure.json')
 """
 
+from .activation import Activation
 from .allocation import Allocation, Global, Uniform
-from .attention import SlimMultiheadAttention
+from .attention import SlimMultiheadAttention, by_dim, projections
+from .composing import compose
+from .editing import (
+    Choice,
+    Resizable,
+    Stack,
+    check_edit,
+    declares_edits,
+    depth_edit,
+    find_edits,
+    grid_edit,
+    skip_layers,
+)
+from .edits import EDITS, EditError
 from .find import Trace, declares_traces, find_groups, run_example
+from .gradients import Fisher, Hessian, PlanningTaylor, Taylor
 from .group import Attr, Group, GroupError, Index, Slice, blocks, check_groups, declares_groups
-from .importance import L1, L2, BNScale, Importance, Random
+from .importance import FPGM, L1, L2, LAMP, BNScale, Importance, Random
 from .mask import mask
 from .optimizer_state import optimizer_param_names, slice_optimizer_state
 from .proof import ProofError, check_group
 from .pruner import PatternError, PlanRow, StructuredPruner, params_saved
 from .slim import follows_tensors, resize, slice_state_dict
-from .structure import Structure, StructureError, architecture_hash, compose, make_structure
+from .structure import Structure, StructureError, architecture_hash, make_structure
 
 __all__ = [
+    'Activation',
+    'LAMP',
+    'FPGM',
+    'EDITS',
     'L1',
     'L2',
     'Allocation',
     'Attr',
     'BNScale',
+    'Choice',
+    'EditError',
+    'Fisher',
     'Global',
     'Group',
     'GroupError',
+    'Hessian',
     'Importance',
     'Index',
     'PatternError',
     'PlanRow',
+    'PlanningTaylor',
     'ProofError',
     'Random',
+    'Resizable',
     'Slice',
     'SlimMultiheadAttention',
+    'Stack',
     'Structure',
     'StructureError',
     'StructuredPruner',
+    'Taylor',
     'Trace',
     'Uniform',
     'architecture_hash',
     'blocks',
+    'by_dim',
+    'check_edit',
     'check_group',
     'check_groups',
     'compose',
+    'declares_edits',
     'declares_groups',
     'declares_traces',
+    'depth_edit',
+    'find_edits',
     'find_groups',
     'follows_tensors',
+    'grid_edit',
     'make_structure',
     'mask',
     'optimizer_param_names',
     'params_saved',
+    'projections',
     'resize',
     'run_example',
+    'skip_layers',
     'slice_optimizer_state',
     'slice_state_dict',
 ]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from .attention import SlimMultiheadAttention, slim_attention
+from .edits import EditError, Edits
 from .group import first_names, read_attr, tensors_of, write_attr
-from .structure import Structure, StructureError
+from .structure import Structure, StructureError, read_edits
 
 Follower = Callable[[Any], None]
 _FOLLOWERS: dict[type[nn.Module], Follower] = {}
@@ -71,19 +72,25 @@ def resize(model: nn.Module, structure: Structure) -> nn.Module:
     Raises:
         StructureError: The structure belongs to another architecture.
     """
-    if structure.edits:
-        raise StructureError(f'edit {structure.edits[0].get("type")!r} is not known to this version')
-    _check_architecture(model, structure)
+    edits = read_edits(structure.edits)
+    _check_architecture(model, structure, edits)
     first, tensors = first_names(model), tensors_of(model)
-    new = {name: cut(tensors[name], dims) for name, dims in structure.tensors.items() if first[name] == name}
+    changed = dict.fromkeys([*structure.tensors, *edits.resamplings])
+    new = {
+        name: edits.resample(name, cut(tensors[name], structure.tensors.get(name, {})))
+        for name in changed
+        if first[name] == name
+    }
     slim = copy_with(model, new)
     for path, value in structure.attrs.items():
         write_attr(slim, path, value)
-    _follow(slim, structure)
+    edits.write_numbers(slim)
+    _follow(slim, changed, [*structure.attrs, *edits.numbers])
+    edits.shorten(slim)  # last: names are the dense network's up to here
     return slim
 
 
-def _check_architecture(model: nn.Module, structure: Structure) -> None:
+def _check_architecture(model: nn.Module, structure: Structure, edits: Edits) -> None:
     first, tensors = first_names(model), tensors_of(model)
     wrong = []
     for name, shape in structure.shapes.items():
@@ -103,12 +110,16 @@ def _check_architecture(model: nn.Module, structure: Structure) -> None:
             raise StructureError(f'the model has no attribute {path}, which the structure sets') from None
         if type(value) is not int:
             raise StructureError(f'attribute {path} of the model is no integer, the structure sets one')
+    try:
+        edits.check(model)
+    except EditError as error:
+        raise StructureError(f'the model is not the dense one of this structure: {error}') from None
 
 
-def _follow(slim: nn.Module, structure: Structure) -> None:
+def _follow(slim: nn.Module, tensors: Iterable[str], attrs: Iterable[str]) -> None:
     """Set the numbers that follow from the tensors, children before parents."""
-    touched = {name.rpartition('.')[0] for name in structure.tensors}
-    for path in structure.attrs:
+    touched = {name.rpartition('.')[0] for name in tensors}
+    for path in attrs:
         parts = path.split('.')
         touched |= {'.'.join(parts[:count]) for count in (len(parts) - 1, len(parts) - 2) if count > 0}
     for name in list(touched):
@@ -129,10 +140,17 @@ def _follow(slim: nn.Module, structure: Structure) -> None:
 def slice_state_dict(state: Mapping[str, Any], structure: Structure) -> OrderedDict[str, Any]:
     """The kept positions of a dense state_dict; entries that the structure does not name are passed on.
 
+    Edits rename or drop the entries of layers, and resample tensors over a grid.
+
     Raises:
         StructureError: An entry has another shape than the structure was made for, or none of its tensors is
             there.
     """
+    edits = read_edits(structure.edits)
+    try:
+        edits.check_state(state)
+    except EditError as error:
+        raise StructureError(f'the state is not one of the dense network: {error}') from None
     if structure.tensors and not any(name in state for name in structure.tensors):
         raise StructureError(
             f'the state has none of the tensors of the structure, such as {next(iter(structure.tensors))}'
@@ -140,20 +158,26 @@ def slice_state_dict(state: Mapping[str, Any], structure: Structure) -> OrderedD
     result: OrderedDict[str, Any] = OrderedDict()
     done: dict[tuple[int, str], torch.Tensor] = {}
     for name, value in state.items():
-        if name not in structure.tensors:
-            result[name] = value
+        new_name = edits.slim_name(name)
+        if new_name is None:
             continue
-        if tuple(value.shape) != structure.shapes[name]:
+        if name not in structure.tensors and name not in edits.resamplings:
+            result[new_name] = value
+            continue
+        if name in structure.shapes and tuple(value.shape) != structure.shapes[name]:
             raise StructureError(
                 f'{name} is {tuple(value.shape)}, the structure was made for {structure.shapes[name]} '
                 f'and leaves {structure.slim_shape(name)}'
             )
-        key = (value.data_ptr(), str(structure.tensors[name])) if value.numel() else (0, name)
+        dims = structure.tensors.get(name, {})
+        key = (value.data_ptr(), f'{dims} {edits.resamplings.get(name)}') if value.numel() else (0, name)
         if key not in done:
-            done[key] = cut(value, structure.tensors[name])
-        result[name] = done[key]
-    if hasattr(state, '_metadata'):
-        result._metadata = state._metadata  # type: ignore[attr-defined]
+            done[key] = edits.resample(name, cut(value, dims))
+        result[new_name] = done[key]
+    metadata = getattr(state, '_metadata', None)
+    if metadata is not None:  # versions of modules by their names
+        named = ((edits.slim_name(name), value) for name, value in metadata.items())
+        result._metadata = OrderedDict((name, value) for name, value in named if name is not None)  # type: ignore[attr-defined]
     return result
 
 

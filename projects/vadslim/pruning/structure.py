@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .edits import EditError, Edits
 from .group import Group, check_groups, first_names, read_attr, tensors_of
 
 FORMAT = 1
@@ -32,7 +33,7 @@ class Structure:
         tensors: name -> {dim: kept positions}, counted in the dense network; every name of a tied tensor.
         shapes: name -> shape in the dense network, for the same names.
         attrs: 'module.attr' -> new value.
-        edits: Changes that are no Groups (depth, BEV grid size), in the order they are applied.
+        edits: Changes that are no Groups (depth, grids), see ``edits.py``; they follow the cuts.
         groups: name -> {kind, num_units, kept}; for people, nothing is rebuilt from it.
     """
 
@@ -44,9 +45,11 @@ class Structure:
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def slim_shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor of ``tensors`` after slimming."""
+        """The shape of a tensor of ``tensors`` after slimming (whatever becomes of the layer it stands in)."""
         kept = self.tensors[name]
-        return tuple(len(kept.get(dim, range(size))) for dim, size in enumerate(self.shapes[name]))
+        cut = tuple(len(kept.get(dim, range(size))) for dim, size in enumerate(self.shapes[name]))
+        resampling = read_edits(self.edits).resamplings.get(name)
+        return resampling.shape(cut) if resampling else cut
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: what the file and ``meta['structure']`` hold."""
@@ -83,6 +86,7 @@ class Structure:
             isinstance(edits, list) and all(isinstance(e, Mapping) for e in edits),
             'edits is not a list of objects',
         )
+        read_edits(edits)
         _expect(set(parts['tensors']) == set(parts['shapes']), 'tensors and shapes name different tensors')
         shapes = {name: _shape(name, shape) for name, shape in parts['shapes'].items()}
         tensors = {name: _dims(name, dims, shapes[name]) for name, dims in parts['tensors'].items()}
@@ -109,6 +113,14 @@ class Structure:
         except (ValueError, RecursionError) as error:
             raise StructureError(f'{path}: not a JSON file ({str(error)[:80]})') from None
         return cls.from_dict(data, str(path))
+
+
+def read_edits(data: Iterable[Mapping[str, Any]]) -> Edits:
+    """The edits of a structure; a damaged or unknown one raises ``StructureError``."""
+    try:
+        return Edits(data)
+    except EditError as error:
+        raise StructureError(str(error)) from None
 
 
 def _expect(condition: bool, message: str) -> None:
@@ -218,30 +230,39 @@ def make_structure(
     groups: Sequence[Group],
     kept: Mapping[str, Sequence[int]],
     config: Mapping[str, Any] | None = None,
+    edits: Sequence[Mapping[str, Any]] = (),
 ) -> Structure:
-    """What ``model`` becomes when every Group keeps the given units.
+    """What ``model`` becomes when every Group keeps the given units, and layers leave or grids change.
 
     Args:
         model: The network that the Groups were found on.
         groups: Its Groups.
         kept: Group name -> kept units; a Group that is not named stays whole.
         config: Goes into the architecture hash, if given.
+        edits: Of ``depth_edit`` and its kin.
 
     Raises:
-        StructureError: A unit does not exist, too few stay, or a protected Group loses some.
+        StructureError: A unit does not exist, too few stay, a protected Group loses some, or an edit does not fit.
     """
     check_groups(model, groups)
+    parsed = read_edits(edits)
+    try:
+        parsed.check(model)
+    except EditError as error:
+        raise StructureError(str(error)) from None
     kept = check_kept(groups, kept)
     tensors, names = tensors_of(model), defaultdict(list)
     for name, first in first_names(model).items():
         names[first].append(name)
-    structure = Structure(architecture_hash(model, config))
+    structure = Structure(architecture_hash(model, config), edits=[edit.to_dict() for edit in parsed.each])
     for tensor, dims in removed_positions(groups, kept).items():
         shape = tuple(tensors[tensor].shape)
         positions = {dim: np.setdiff1d(np.arange(shape[dim]), gone).tolist() for dim, gone in dims.items() if gone.size}
         for dim, stay in positions.items():
             if not stay:
                 raise StructureError(f'{tensor} {shape}: nothing would be left of dim {dim}')
+            if tensor in parsed.resamplings and parsed.resamplings[tensor].dim == dim:
+                raise StructureError(f'{tensor} dim {dim} is cut by a Group and resampled by an edit')
         if positions:
             for name in names[tensor]:
                 structure.tensors[name] = positions
@@ -263,50 +284,3 @@ def make_structure(
             raise StructureError(f'{path} would become {old - fall}')
         structure.attrs[path] = old - fall
     return structure
-
-
-def compose(old: Structure, new: Structure) -> Structure:
-    """One structure for two steps; positions and units count in the dense network again.
-
-    ``new`` was made on the network that ``old`` leaves (another architecture), and its positions are
-    translated; or it was made on the same dense network, and what it keeps has to be among what ``old``
-    keeps.
-
-    Raises:
-        StructureError: They do not fit together.
-    """
-    if old.edits or new.edits:
-        raise StructureError('structures with edits cannot be composed')
-    same = old.architecture_sha256 == new.architecture_sha256
-    tensors = {name: dict(dims) for name, dims in old.tensors.items()}
-    for name, dims in new.tensors.items():
-        before = old.slim_shape(name) if name in old.shapes else new.shapes[name]
-        if not same and before != new.shapes[name]:
-            raise StructureError(f'{name} is {before} after the first structure, the second expects {new.shapes[name]}')
-        here = tensors.setdefault(name, {})
-        for dim, kept in dims.items():
-            here[dim] = _narrow(here.get(dim), kept, same, f'{name} dim {dim}')
-    groups = {name: dict(group) for name, group in old.groups.items()}
-    for name, group in new.groups.items():
-        first = groups.get(name)
-        if first is None:
-            groups[name] = dict(group)
-            continue
-        count = first['num_units'] if same else len(first['kept'])
-        if group['num_units'] != count:
-            raise StructureError(f'Group {name} has {group["num_units"]} units in the second structure, not {count}')
-        first['kept'] = _narrow(first['kept'], group['kept'], same, f'Group {name}')
-    return Structure(
-        old.architecture_sha256, tensors, {**new.shapes, **old.shapes}, {**old.attrs, **new.attrs}, [], groups
-    )
-
-
-def _narrow(old: list[int] | None, new: list[int], same: bool, where: str) -> list[int]:
-    """Kept positions of the second step, counted in the dense network."""
-    if old is None:
-        return list(new)
-    if not same:
-        return [old[position] for position in new]
-    if not set(new) <= set(old):
-        raise StructureError(f'{where}: the second structure keeps what the first has removed')
-    return list(new)

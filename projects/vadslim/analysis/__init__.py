@@ -3,6 +3,7 @@
 from vadslim.analysis.complexity import Complexity, count, count_params
 from vadslim.analysis.example import Example, declares_example, find_example
 from vadslim.analysis.latency import Latency, measure, measure_in_turn, measure_modules
+from vadslim.analysis.predict import Macs, Params
 from vadslim.analysis.report import GroupRow, Measured, Report, print_report
 
 __all__ = [
@@ -10,7 +11,9 @@ __all__ = [
     'Example',
     'GroupRow',
     'Latency',
+    'Macs',
     'Measured',
+    'Params',
     'Report',
     'count',
     'count_params',

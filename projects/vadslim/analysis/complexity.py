@@ -9,8 +9,8 @@ is listed, never guessed.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,28 @@ SAMPLE_MACS = 5
 
 
 @dataclass(frozen=True)
+class Product:
+    """One matrix product, convolution or attention of the forward that was counted.
+
+    Attributes:
+        module: dotted name of the module that did it.
+        macs: its multiply-accumulates.
+        weight: the parameter or buffer that is one of its factors, by its first name; '' if both factors were
+            computed. Its MACs are proportional to the size of the weight.
+        start, stop: the rows (dim 0) of the weight that it read.
+        follows: for a product of computed factors, the number of the last product with a weight that the module did
+            before it in the same call, itself or in a child: its factors are as wide as that one's result. -1: none.
+    """
+
+    module: str
+    macs: int
+    weight: str = ''
+    start: int = 0
+    stop: int = 0
+    follows: int = -1
+
+
+@dataclass(frozen=True)
 class Complexity:
     """What one forward costs.
 
@@ -39,6 +61,7 @@ class Complexity:
         sampling_macs: multiply-accumulates of bilinear sampling (``grid_sample``, deformable attention), at
             :data:`SAMPLE_MACS` per channel and point; not part of ``macs``.
         uncounted: what did work that no table knows, as ``'op in module (times)'``.
+        products: everything that ``macs`` is the sum of, in the order of the forward.
     """
 
     params: int
@@ -46,6 +69,7 @@ class Complexity:
     modules: dict[str, tuple[int, int]]
     sampling_macs: int = 0
     uncounted: list[str] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list, repr=False)
 
     def __str__(self) -> str:
         return f'{self.params:,} parameters, {self.macs / 1e9:.3f} GMACs'
@@ -67,7 +91,7 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Complexity:
     Returns:
         The counts. They hold for the sizes that ``run`` used; work that depends on data depends on them.
     """
-    counter = _Counter()
+    counter = _Counter(model)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # a fused encoder layer would be one opaque operator
     try:
@@ -76,11 +100,12 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Complexity:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     macs: Counter[str] = Counter()
-    for name, own in counter.macs.items():
+    for product in counter.products:
+        name = product.module
         while name:
-            macs[name] += own
+            macs[name] += product.macs
             name = name.rpartition('.')[0]
-        macs[''] += own
+        macs[''] += product.macs
     modules = {name: (count_params(module), macs[name]) for name, module in model.named_modules()}
     return Complexity(
         params=modules[''][0],
@@ -88,6 +113,7 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Complexity:
         modules=modules,
         sampling_macs=counter.sampling,
         uncounted=sorted(f'{what} ({n}x)' for what, n in counter.unknown.items()),
+        products=counter.products,
     )
 
 
@@ -142,20 +168,34 @@ _KERNELS: dict[str, Callable[..., int]] = {'MultiScaleDeformableAttnFunction': _
 class _Counter(TorchDispatchMode):
     """Adds up what passes the dispatcher, under the name of the innermost module that is running."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.stack: list[str] = ['']
-        self.macs: Counter[str] = Counter()
+        self.stack: list[tuple[str, int]] = [('', 0)]  # name, number of products when it was called
+        self.products: list[Product] = []
         self.sampling = 0
         self.seen = 0
         self.unknown: Counter[str] = Counter()
+        self.weights = _weights(model)
 
-    def add(self, macs: int) -> None:
+    @property
+    def module(self) -> str:
+        """The innermost module that is running."""
+        return self.stack[-1][0]
+
+    def add(self, macs: int, factors: Sequence[Any]) -> None:
         """Books MACs on the module that does them."""
-        self.macs[self.stack[-1]] += macs
+        module, start = self.stack[-1]
+        for factor in reversed(factors):  # a weight comes last, after parameters that are used as activations
+            weight, tensor = self.weights.get(_memory(factor), ('', None))
+            if tensor is not None and tensor.dim() > 1:
+                self.products.append(Product(module, macs, weight, *_rows(factor, tensor)))
+                return
+        before = range(len(self.products) - 1, start - 1, -1)
+        follows = next((number for number in before if self.products[number].weight), -1)
+        self.products.append(Product(module, macs, follows=follows))
 
     def note(self, what: str) -> None:
-        self.unknown[f'{what} in {self.stack[-1]}' if self.stack[-1] else what] += 1
+        self.unknown[f'{what} in {self.module}' if self.module else what] += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -170,15 +210,36 @@ class _Counter(TorchDispatchMode):
         out = func(*args, **kwargs)
         self.seen += not any(part in func.__name__ for part in _PLUMBING)
         if packet in _EXTRA:
-            self.add(_EXTRA[packet](*args, **kwargs))
+            self.add(_EXTRA[packet](*args, **kwargs), args)
         elif packet in flop_registry:
-            self.add(int(flop_registry[packet](*args, **kwargs, out_val=out)) // 2)
+            self.add(int(flop_registry[packet](*args, **kwargs, out_val=out)) // 2, args)
         elif packet in _SAMPLING:
             bilinear = len(args) < 3 or args[2] == _BILINEAR
             self.sampling += SAMPLE_MACS * out.numel() if bilinear else 0
         elif func.namespace not in ('aten', 'prim', 'prims', 'profiler') or _is_heavy(func):
             self.note(str(packet))
         return out
+
+
+def _memory(value: Any) -> int:
+    """Where a tensor's memory starts; 0 for what has none."""
+    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) and value.layout == torch.strided else 0
+
+
+def _weights(model: nn.Module) -> dict[int, tuple[str, Tensor]]:
+    """Memory -> first name and tensor, of those parameters and buffers that have some for themselves."""
+    found: dict[int, list[tuple[str, Tensor]]] = defaultdict(list)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        found[_memory(tensor)].append((name, tensor))
+    return {memory: named[0] for memory, named in found.items() if memory and len(named) == 1}
+
+
+def _rows(view: Tensor, weight: Tensor) -> tuple[int, int]:
+    """First and last + 1 of the rows of a weight that a view of it shows."""
+    size = weight.numel() // weight.shape[0]
+    start = (view.storage_offset() - weight.storage_offset()) // size
+    stop = start + view.numel() // size
+    return (start, stop) if 0 <= start < stop <= weight.shape[0] else (0, weight.shape[0])
 
 
 def _is_heavy(func: Any) -> bool:
@@ -191,7 +252,7 @@ def _names_of(model: nn.Module, counter: _Counter) -> Iterator[None]:
     """Keeps ``counter.stack`` at the names of the modules that are running."""
 
     def enter(name: str) -> Callable[..., None]:
-        return lambda *_: counter.stack.append(name)
+        return lambda *_: counter.stack.append((name, len(counter.products)))
 
     def leave(*_: Any) -> None:
         counter.stack.pop()

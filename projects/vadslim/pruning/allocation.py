@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -56,22 +56,82 @@ class Uniform:
         return kept
 
 
-@ALLOCATIONS.register_module(name='global')
-class Global:
-    """The units of all Groups of a kind compete; scores count in multiples of their Group's mean."""
+class _Competition:
+    """Units of several Groups compete: those with the smallest scores leave, wherever they stand.
+
+    Scores count in multiples of their Group's mean, so that wide and narrow layers can be compared.
+
+    Args:
+        max_ratio: No Group loses more than this fraction of its units, however small their scores are.
+    """
+
+    def __init__(self, max_ratio: float = 0.9) -> None:
+        number = isinstance(max_ratio, int | float) and not isinstance(max_ratio, bool)
+        if not number or not 0 < max_ratio < 1:
+            raise ValueError(f'max_ratio is {max_ratio!r}; it is a fraction above 0 and below 1')
+        self.max_ratio = float(max_ratio)
+
+    def compares(self, group: Group) -> Hashable:
+        """What is equal for Groups whose units compete."""
+        raise NotImplementedError
 
     def __call__(
         self, groups: Sequence[Group], scores: Mapping[str, np.ndarray], ratio: float, round_to: int = 1
     ) -> dict[str, list[int]]:
-        kinds: dict[str, list[Group]] = defaultdict(list)
+        classes: dict[Hashable, list[Group]] = defaultdict(list)
         for group in groups:
-            kinds[group.kind].append(group)
+            classes[self.compares(group)].append(group)
         kept = {}
-        for members in kinds.values():
-            relative = [scores[group.name] / max(float(np.mean(scores[group.name])), 1e-12) for group in members]
-            owner = np.repeat(np.arange(len(members)), [group.num_units for group in members])
-            stay = len(owner) - removed_count(ratio, len(owner))
-            counts = np.bincount(owner[best(np.concatenate(relative), stay)], minlength=len(members))
-            for group, count in zip(members, counts.tolist()):
+        for members in classes.values():
+            for group, count in zip(members, self._counts(members, scores, ratio)):
                 kept[group.name] = best(scores[group.name], rounded(count, group, round_to))
         return {group.name: kept[group.name] for group in groups}
+
+    def _counts(self, members: Sequence[Group], scores: Mapping[str, np.ndarray], ratio: float) -> list[int]:
+        """Kept units per Group of one class."""
+        least = [max(g.min_units, g.num_units - removed_count(self.max_ratio, g.num_units)) for g in members]
+        relative = []
+        for group, count in zip(members, least):
+            own = scores[group.name] / max(float(np.mean(scores[group.name])), 1e-12)
+            own[best(own, count)] = np.inf  # so that others leave in place of a Group's last units
+            relative.append(own)
+        owner = np.repeat(np.arange(len(members)), [group.num_units for group in members])
+        stay = len(owner) - removed_count(ratio, len(owner))
+        counts = np.bincount(owner[best(np.concatenate(relative), stay)], minlength=len(members))
+        return [int(count) for count in np.maximum(counts, least)]
+
+
+@ALLOCATIONS.register_module(name='global')
+class Global(_Competition):
+    """The units of all Groups of a kind compete."""
+
+    def compares(self, group: Group) -> Hashable:
+        return group.kind
+
+
+@ALLOCATIONS.register_module(name='isomorphic')
+class Isomorphic(_Competition):
+    """Only units of Groups of the same topology compete: scores of unlike structures are not comparable.
+
+    Source: Fang et al., Isomorphic Pruning for Vision Models, ECCV 2024. What they call a sub-structure's graph is
+    read from the Group's data, see ``topology``.
+    """
+
+    def compares(self, group: Group) -> Hashable:
+        return topology(group)
+
+
+def topology(group: Group) -> Hashable:
+    """What a Group's units consist of: equal for isomorphic Groups, whatever their widths and the layers' names.
+
+    It is the kind, the numbers that fall with the units, and the multiset of layers. A layer is known by the tensors
+    that the Group holds of it, and for each by the dimension, the positions per unit and the masked twin's value:
+    a convolution that makes the units is (weight, dim 0), one that reads them (weight, dim 1), a batch norm has a
+    running mean besides.
+    """
+    layers: dict[str, list[tuple[str, int, float, float]]] = defaultdict(list)
+    for part in group.slices:
+        module, _, tensor = part.tensor.rpartition('.')
+        layers[module].append((tensor, part.dim, part.index.flat.size / group.num_units, part.mask_value))
+    attrs = tuple(sorted((attr.name, attr.per_unit) for attr in group.attrs))
+    return group.kind, attrs, tuple(sorted(tuple(sorted(layer)) for layer in layers.values()))

@@ -73,9 +73,53 @@ def runs(module):
 def test_slim_equals_masked(variant, kept):
     module = attention(variant)
     groups = find_groups(module)
-    assert (groups[0].name, groups[0].kind, groups[0].num_units) == ('heads', 'head', HEADS)
+    assert [(group.name, group.num_units, group.on) for group in groups] == [
+        ('heads', HEADS, True),
+        ('query_key_dims', WIDTH // HEADS, False),
+        ('value_dims', WIDTH // HEADS, False),
+    ]
     for run in runs(module):
         check_group(module, groups, {'heads': kept}, run)
+
+
+@pytest.mark.parametrize(
+    'kept',
+    [
+        {'query_key_dims': [0, 2, 3]},
+        {'query_key_dims': [1]},
+        {'value_dims': [1, 3]},
+        {'query_key_dims': [2, 3], 'value_dims': [0], 'heads': [0, 1, 3]},
+    ],
+)
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_slim_heads_equal_masked_ones(variant, kept):
+    """The softmax scale is that of the kept width, in the twin too."""
+    module = attention(variant)
+    groups = find_groups(module)
+    for run in runs(module):
+        check_group(module, groups, kept, run)
+
+
+def test_slim_heads_by_hand():
+    module = attention('plain').double().eval()
+    structure = make_structure(module, find_groups(module), {'query_key_dims': [1, 2], 'value_dims': [0, 2, 3]})
+    slim = resize(module, structure)
+    assert slim.in_proj_weight.shape == ((2 + 2 + 3) * HEADS, WIDTH)
+    assert (slim.head_dim, slim.out_proj.in_features) == (2, 3 * HEADS)
+    query, key, value = (x.transpose(0, 1) for x in inputs(module))
+    out = module.out_proj.bias.detach().clone()
+    for head in range(HEADS):
+        (q, k), v = (
+            ([WIDTH * part + 4 * head + d for d in (1, 2)] for part in (0, 1)),
+            [4 * head + d for d in (0, 2, 3)],
+        )
+        q, k, x = (
+            tensor @ module.in_proj_weight[rows].T + module.in_proj_bias[rows]
+            for tensor, rows in ((query, q), (key, k), (value, [2 * WIDTH + row for row in v]))
+        )
+        out = out + (q @ k.transpose(1, 2) / 2**0.5).softmax(-1) @ x @ module.out_proj.weight[:, v].T
+    result = slim(*(x.transpose(0, 1) for x in (query, key, value)))[0]
+    torch.testing.assert_close(result.transpose(0, 1), out)
 
 
 def test_weights_per_head_are_those_of_the_kept_heads():
@@ -92,13 +136,14 @@ def test_weights_per_head_are_those_of_the_kept_heads():
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_every_broken_place_is_found(variant):
     module = attention(variant)
-    (group,) = find_groups(module)
     run = next(runs(module))
-    for part in group.slices:
-        shifted = replace(part, index=Index.of([*part.index[1:], part.index[0]]))
-        broken = replace(group, slices=[shifted if other is part else other for other in group.slices])
-        with pytest.raises(ProofError):
-            check_group(module, broken, {'heads': [0, 1, 2]}, run)
+    for group in find_groups(module):
+        for part in group.slices:
+            shifted = replace(part, index=Index.of([*part.index[1:], part.index[0]]))
+            broken = replace(group, slices=[shifted if other is part else other for other in group.slices])
+            if len(group.slices) > 1:  # else it is another cut, and no wrong one
+                with pytest.raises(ProofError):
+                    check_group(module, broken, {group.name: [0, 1, 2]}, run)
 
 
 def test_slim_module_keeps_names_hooks_and_heads():
@@ -146,8 +191,8 @@ def test_subclasses_without_a_declaration_are_protected():
     class Mine(nn.MultiheadAttention):
         pass
 
-    (group,) = find_groups(Mine(WIDTH, HEADS))
-    assert 'Mine is a subclass of nn.MultiheadAttention' in group.protected
+    for group in find_groups(Mine(WIDTH, HEADS)):
+        assert 'Mine is a subclass of nn.MultiheadAttention' in group.protected
 
 
 class FusedAttention(nn.Module):

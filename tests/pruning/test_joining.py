@@ -169,7 +169,7 @@ def test_children_that_are_owned_declare_nothing():
             super().__init__()
             self.attention = nn.MultiheadAttention(8, 2)
 
-    assert [g.name for g in find_groups(Owner())] == ['attention.heads']
+    assert {g.name.rpartition('.')[0] for g in find_groups(Owner())} == {'attention'}
 
     @declares_groups(Owner, owns_children=True)
     def nothing(module, prefix):
@@ -194,7 +194,7 @@ def test_the_nearest_class_declares():
 
 def test_shared_modules_declare_once():
     attention = nn.MultiheadAttention(8, 2)
-    assert [g.name for g in find_groups(nn.ModuleList([attention, attention]))] == ['0.heads']
+    assert [g.name for g in find_groups(nn.ModuleList([attention, attention])) if g.kind == 'head'] == ['0.heads']
 
 
 def test_declarations_are_checked_against_the_model():

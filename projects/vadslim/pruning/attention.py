@@ -1,6 +1,8 @@
-"""Multi-head attention that may be narrower inside than outside, and the heads of the stock one as Groups."""
+"""Multi-head attention that may be narrower inside than outside, and the heads and their widths as Groups."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -70,17 +72,7 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(batch, length, query / key / value rows) each."""
-        width = self.out_proj.weight.shape[1]
-        if self.in_proj_weight is not None:
-            rows = (self.in_proj_weight.shape[0] - width) // 2
-            weights = self.in_proj_weight.split((rows, rows, width))
-        else:
-            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-            rows = self.q_proj_weight.shape[0]
-        biases: tuple[Tensor | None, ...] = (None, None, None)
-        if self.in_proj_bias is not None:
-            biases = self.in_proj_bias.split((rows, rows, width))
-        q, k, v = (functional.linear(x, weight, bias) for x, weight, bias in zip((query, key, value), weights, biases))
+        q, k, v = (functional.linear(x, *layer) for x, layer in zip((query, key, value), projections(self)))
         return q, k, v
 
     def _mask(
@@ -119,24 +111,34 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, float('-inf'))
 
 
+def inner_widths(module: nn.MultiheadAttention) -> tuple[int, int]:
+    """Query rows (as many as key rows) and value rows of all heads together."""
+    values = module.out_proj.weight.shape[1]
+    if module.in_proj_weight is None:
+        return module.q_proj_weight.shape[0], values
+    return (module.in_proj_weight.shape[0] - values) // 2, values
+
+
+def projections(module: nn.MultiheadAttention) -> tuple[tuple[Tensor, Tensor | None], ...]:
+    """Weight and bias of the query, the key and the value projection, of a stock module and of a slim one."""
+    rows, values = inner_widths(module)
+    sizes = (rows, rows, values)
+    if module.in_proj_weight is not None:
+        weights = module.in_proj_weight.split(sizes)
+    else:
+        weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.split(sizes)
+    return tuple(zip(weights, biases))
+
+
 def slim_attention(module: nn.MultiheadAttention) -> None:
     """Make a module whose tensors were cut hold their shape: numbers from the tensors, class swapped if need
     be.
 
     ``num_heads`` must be the new one already. Hooks, mode and parameters stay.
     """
-    width = module.out_proj.weight.shape[1]
-    packed = module.in_proj_weight
-    rows = (packed.shape[0] - width) // 2 if packed is not None else module.q_proj_weight.shape[0]
-    weights = (
-        (packed,) * 3
-        if packed is not None
-        else (
-            module.q_proj_weight,
-            module.k_proj_weight,
-            module.v_proj_weight,
-        )
-    )
+    rows, width = inner_widths(module)
+    weights = [weight for weight, _ in projections(module)]
     embed_dim = weights[0].shape[1]
     if width % module.num_heads or rows % module.num_heads:
         raise ValueError(f'{module.num_heads} heads cannot share {rows} query and {width} value rows')
@@ -150,39 +152,70 @@ def slim_attention(module: nn.MultiheadAttention) -> None:
     module._qkv_same_embed_dim = False  # also keeps nn.TransformerEncoderLayer from its fused path
 
 
+def query_scale(module: nn.MultiheadAttention, removed: np.ndarray) -> float:
+    """What the queries of a masked module are multiplied by, since the slim one's scale is that of its own width.
+
+    Args:
+        module: The dense module.
+        removed: Rows of the query projection that are masked.
+    """
+    rows, _ = inner_widths(module)
+    size = rows // module.num_heads
+    left = np.setdiff1d(np.arange(rows), removed) // size
+    return float(np.sqrt(size / np.bincount(left, minlength=1).max(initial=1)))
+
+
 @declares_groups(nn.MultiheadAttention)
-def attention_heads(module: nn.Module, prefix: str) -> list[Group]:
-    """Heads: their query, key and value rows, and their columns of the output projection."""
+def attention_groups(module: nn.Module, prefix: str) -> list[Group]:
+    """Heads; and, off by default, dimensions that all heads lose alike.
+
+    A query-key dimension is one number in each head's queries and keys, whose width gives the softmax scale; a value
+    dimension one in each head's values and so in its columns of the output projection.
+    """
     assert isinstance(module, nn.MultiheadAttention)
-    heads, value_width = module.num_heads, module.out_proj.weight.shape[1]
-    slices = [Slice('out_proj.weight', 1, blocks(heads, value_width // heads))]
-    if module.in_proj_weight is not None:
-        rows = (module.in_proj_weight.shape[0] - value_width) // 2
-        slices.append(Slice('in_proj_weight', 0, _packed(heads, rows, value_width)))
-    else:
-        rows = module.q_proj_weight.shape[0]
-        slices += [
-            Slice(name, 0, blocks(heads, width // heads))
-            for name, width in (
-                ('q_proj_weight', rows),
-                ('k_proj_weight', rows),
-                ('v_proj_weight', value_width),
-            )
-        ]
-    if module.in_proj_bias is not None:
-        slices.append(Slice('in_proj_bias', 0, _packed(heads, rows, value_width)))
-    if module.bias_k is not None:
-        slices.append(Slice('bias_k', 2, blocks(heads, rows // heads)))
-        slices.append(Slice('bias_v', 2, blocks(heads, value_width // heads)))
+    rows, values = inner_widths(module)
+    heads = module.num_heads
     protected = ''
     if type(module) not in (nn.MultiheadAttention, SlimMultiheadAttention):
         protected = f'{type(module).__name__} is a subclass of nn.MultiheadAttention that declares no Groups'
-    group = Group('heads', 'head', heads, tuple(slices), (Attr('', 'num_heads'),), protected=protected)
-    return [group.prefixed(prefix)]
+    return [
+        Group(name, kind, count, _slices(module, split, of), attrs, protected=protected, on=kind == 'head').prefixed(
+            prefix
+        )
+        for name, kind, count, split, of, attrs in (
+            ('heads', 'head', heads, _by_head, 'qkv', (Attr('', 'num_heads'),)),
+            ('query_key_dims', 'query_key_dim', rows // heads, by_dim, 'qk', ()),
+            ('value_dims', 'value_dim', values // heads, by_dim, 'v', ()),
+        )
+    ]
 
 
-def _packed(heads: int, rows: int, value_width: int) -> Index:
-    """Positions of every head in [query rows; key rows; value rows]."""
-    query_key = blocks(heads, rows // heads, (0, rows))
-    value = blocks(heads, value_width // heads, (2 * rows,))
-    return Index.of(np.concatenate([one, other]) for one, other in zip(query_key, value))
+def _by_head(heads: int, width: int, start: int = 0) -> Index:
+    """Unit h is head h, of ``width`` positions from ``start``."""
+    return blocks(heads, width // heads, (start,))
+
+
+def by_dim(heads: int, width: int, start: int = 0) -> Index:
+    """Unit d is position d of every head, of ``width`` positions from ``start``."""
+    size = width // heads
+    return blocks(size, 1, range(start, start + width, size))
+
+
+def _slices(module: nn.MultiheadAttention, split: Callable[..., Index], of: str) -> list[Slice]:
+    """Where units stand that belong to the queries, keys and values named by ``of``."""
+    rows, values = inner_widths(module)
+    heads = module.num_heads
+    places = {'q': (rows, 0), 'k': (rows, rows), 'v': (values, 2 * rows)}
+    packed = Index.of(np.concatenate(parts) for parts in zip(*(split(heads, *places[x]) for x in of)))
+    slices = []
+    if module.in_proj_weight is not None:
+        slices.append(Slice('in_proj_weight', 0, packed))
+    else:
+        slices += [Slice(f'{x}_proj_weight', 0, split(heads, places[x][0])) for x in of]
+    if module.in_proj_bias is not None:
+        slices.append(Slice('in_proj_bias', 0, packed))
+    if module.bias_k is not None:
+        slices += [Slice(f'bias_{x}', 2, split(heads, places[x][0])) for x in of if x != 'q']
+    if 'v' in of:
+        slices.append(Slice('out_proj.weight', 1, split(heads, values)))
+    return slices

@@ -140,6 +140,7 @@ class Group:
             units reach a place nobody declared.
         closes: This declaration states the places behind the border where a traced Group ends, so that the
             'open: ' reasons of what it is joined with no longer hold.
+        on: Pruned unless told otherwise; a Group that is off is pruned only when ``targets`` match it.
     """
 
     name: str
@@ -150,6 +151,7 @@ class Group:
     min_units: int = 1
     protected: str = ''
     closes: bool = False
+    on: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'slices', tuple(self.slices))
@@ -258,7 +260,7 @@ def read_attr(model: nn.Module, path: str) -> object:
     return value
 
 
-def write_attr(model: nn.Module, path: str, value: int) -> None:
+def write_attr(model: nn.Module, path: str, value: float) -> None:
     """Set what ``read_attr`` reads; lists and tuples are replaced, never edited in place."""
     module, parts = _owner(model, path)
     if len(parts) == 1:

@@ -44,7 +44,7 @@ def join_groups(sources: Sequence[Sequence[Group]]) -> list[Group]:
 
     Args:
         sources: One list per declaration, and one for everything traced; of joined Groups the first gives
-            name and kind.
+            name and kind, and one that is off by default turns all off.
 
     Returns:
         The Groups in the order of their first parts.
@@ -115,6 +115,7 @@ def _merge(groups: list[Group], starts: list[int], units: np.ndarray) -> Group:
         attrs=attrs,
         min_units=min_units,
         protected=merge_reasons(reasons, closed=any(group.closes for group in groups)),
+        on=all(group.on for group in groups),
     )
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .group import Group, check_groups, tensors_of
+from .attention import inner_widths, query_scale
+from .group import Group, check_groups, first_names, tensors_of
 from .slim import copy_with
 from .structure import check_kept
 
@@ -36,7 +37,8 @@ def mask(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Sequence[
     """A copy of the model that computes what the slim one computes, at the dense shape.
 
     The positions of the removed units hold their Slice's ``mask_value``; a LayerNorm whose width shrinks is
-    swapped for a ``MaskedLayerNorm`` with the same parameter names. (Attention weights averaged over heads,
+    swapped for a ``MaskedLayerNorm`` with the same parameter names; the softmax scale of an attention whose heads
+    shrink, which is that of the kept width, is put into its query projection. (Attention weights averaged over heads,
     which some callers ask ``nn.MultiheadAttention`` for, are taken over all heads here, and over the kept
     ones in the slim model.)
 
@@ -64,6 +66,7 @@ def mask(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Sequence[
         new[part.tensor].index_fill_(part.dim, index, part.mask_value)
         if part.dim == 0:
             gone[part.tensor] = np.union1d(gone.get(part.tensor, np.empty(0, np.int64)), positions)
+    _scale_queries(model, gone, new)
     twin = copy_with(model, new)
     for name, module in twin.named_modules():
         removed = gone.get(f'{name}.weight' if name else 'weight')
@@ -72,3 +75,21 @@ def mask(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Sequence[
             stay = np.setdiff1d(np.arange(module.weight.shape[0]), removed)
             module.register_buffer('kept', torch.as_tensor(stay, device=module.weight.device), persistent=False)
     return twin
+
+
+def _scale_queries(model: nn.Module, gone: Mapping[str, np.ndarray], new: dict[str, Tensor]) -> None:
+    """Bring the scale of the kept width into the masked query projections of ``new``, in place."""
+    first, done = first_names(model), set()
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.MultiheadAttention):
+            continue
+        packed = 'q_proj_weight' if module.in_proj_weight is None else 'in_proj_weight'
+        weight, bias = (first.get(f'{name}.{part}' if name else part, '') for part in (packed, 'in_proj_bias'))
+        if weight not in gone or weight in done:
+            continue
+        done.add(weight)
+        rows, _ = inner_widths(module)
+        scale = query_scale(module, gone[weight])
+        for tensor in (weight, bias):
+            if tensor in new:
+                new[tensor][:rows] *= scale

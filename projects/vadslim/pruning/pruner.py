@@ -43,8 +43,8 @@ class StructuredPruner:
         ratio: Fraction to remove, 0 <= ratio < 1.
         importance: A name or config of IMPORTANCES, or a criterion.
         allocation: A name or config of ALLOCATIONS ('uniform', 'global'), or an allocation.
-        targets: fnmatch patterns over Group names, or ``kind:NAME``; only these Groups are pruned. None is
-            all.
+        targets: fnmatch patterns over Group names, ``kind:NAME``, or ``default``, which matches all Groups that
+            are on by default; only these Groups are pruned. None is ``default``, ``*`` is all.
         protect: The same; these are not pruned.
         round_to: Kept counts are rounded up to multiples of it.
     """
@@ -116,6 +116,8 @@ class StructuredPruner:
             reason = group.protected
             if not reason and group.num_units <= group.min_units:
                 reason = f'{group.num_units} units, min_units is {group.min_units}'
+            if not reason and targets is None and not group.on:
+                reason = 'off by default: name it in targets'
             if not reason and targets is not None and group.name not in targets:
                 reason = 'not among the targets'
             if not reason and group.name in protect:
@@ -129,11 +131,7 @@ def match_groups(patterns: Sequence[str], groups: Sequence[Group], argument: str
     matched: dict[str, str] = {}
     for pattern in patterns:
         of_kind = pattern.startswith('kind:')
-        hits = [
-            group.name
-            for group in groups
-            if (group.kind == pattern[5:] if of_kind else fnmatchcase(group.name, pattern))
-        ]
+        hits = [group.name for group in groups if _matches(pattern, group)]
         if not hits:
             known = sorted({f'kind:{group.kind}' for group in groups} if of_kind else {g.name for g in groups})
             near = difflib.get_close_matches(pattern, known, 1, 0.0)
@@ -142,6 +140,12 @@ def match_groups(patterns: Sequence[str], groups: Sequence[Group], argument: str
         for name in hits:
             matched.setdefault(name, pattern)
     return matched
+
+
+def _matches(pattern: str, group: Group) -> bool:
+    if pattern.startswith('kind:'):
+        return group.kind == pattern[5:]
+    return group.on if pattern == 'default' else fnmatchcase(group.name, pattern)
 
 
 def params_saved(group: Group, kept: Sequence[int], shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -165,6 +165,7 @@ class SpatialCrossAttention(BaseModule):
     ):
         super().__init__(init_cfg)
         self.embed_dims = embed_dims
+        self.num_heights = 1  # of a pillar; the encoder around it knows better
         self.dropout = nn.Dropout(dropout)
         self.deformable_attention = MODELS.build(deformable_attention)
         self.output_proj = nn.Linear(embed_dims, embed_dims)
@@ -234,6 +235,9 @@ class BEVFormerEncoder(LayerStack):
         super().__init__(**kwargs)
         self.pc_range = pc_range
         self.num_points_in_pillar = num_points_in_pillar
+        for module in self.modules():
+            if isinstance(module, SpatialCrossAttention):
+                module.num_heights = num_points_in_pillar
 
     def forward(
         self,

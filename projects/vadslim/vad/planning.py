@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from vadslim.pruning import projections
+
 from .decoders import CustomTransformerDecoder
 
 
@@ -34,11 +36,10 @@ def relative_position_bias(attn: nn.MultiheadAttention, query: Tensor, pos_mlp: 
         (B * heads, Q, 1).
     """
     heads = attn.num_heads
-    w_q, w_k, _ = attn.in_proj_weight.chunk(3)
+    (w_q, b_q), (w_k, _), _ = projections(attn)
     head_dim = w_q.shape[0] // heads
     key = (w_k @ pos_mlp.weight).view(heads, head_dim, 2)  # what one unit of position does to each head's key
-    w_q = w_q.view(heads, head_dim, -1)
-    b_q = attn.in_proj_bias.chunk(3)[0].view(heads, head_dim)
+    w_q, b_q = w_q.view(heads, head_dim, -1), b_q.view(heads, head_dim)
     slope = torch.einsum('bqd,hxd->bhqx', query, torch.einsum('hcd,hcx->hxd', w_q, key))
     slope = slope + torch.einsum('hc,hcx->hx', b_q, key)[:, None]
     return (slope * origin[:, None]).sum(-1, keepdim=True).flatten(0, 1) * head_dim**-0.5

@@ -1,27 +1,18 @@
-"""The units of VAD that can be removed: what its modules declare, and which part of it is traced.
-
-Declared: neurons of feed-forward networks, branches and small perceptrons, points' features inside the map vector
-encoder, heads of deformable attentions. (Heads of multi-head attentions are declared by ``vadslim.pruning`` for
-``nn.MultiheadAttention``.) Traced: the image backbone and the neck.
-"""
+"""Neurons: of feed-forward networks, branches and small perceptrons, and points' features in the map vector encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from mmcv.cnn.bricks.transformer import FFN
 from torch import nn
 
-from vadslim.pruning import Attr, Group, Slice, Trace, blocks, declares_groups, declares_traces
+from vadslim.pruning import Group, Slice, blocks, declares_groups
 
-from .bev_encoder import SpatialCrossAttention
-from .decoders import LaneNet
-from .deformable_attention import DeformableAttention
-from .detector import VAD
-from .head import VADHead
-from .transformer import VADPerceptionTransformer
+from ..decoders import LaneNet
+from ..head import VADHead
+from ..transformer import VADPerceptionTransformer
 
 # Layers that treat each feature by itself, between the two linear layers that share it.
 _PER_FEATURE = (nn.LayerNorm, nn.ReLU, nn.GELU, nn.Dropout, nn.Identity)
@@ -69,42 +60,6 @@ def ffn_neurons(module: FFN, prefix: str) -> list[Group]:
     return groups
 
 
-def head_group(module: DeformableAttention, prefix: str, output: str) -> Group:
-    """Heads of a deformable attention.
-
-    A head has its rows of ``value_proj``, its block [queue, level, point(, xy)] of rows of ``attention_weights``
-    (and ``sampling_offsets``), and its columns of the projection that reads the result.
-
-    Args:
-        module: The attention.
-        prefix: Its dotted path.
-        output: Dotted path of the projection of its output.
-    """
-    heads = module.num_heads
-    width = module.value_proj.out_features // heads
-    samples = module.num_queue * module.num_levels * module.num_points
-    rows = {'value_proj': width, 'sampling_offsets': 2 * samples, 'attention_weights': samples}
-    slices = [
-        Slice(f'{prefix}.{layer}.{name}', 0, blocks(heads, size))
-        for layer, size in rows.items()
-        for name in ('weight', 'bias')
-    ]
-    slices.append(Slice(f'{output}.weight', 1, blocks(heads, width)))
-    return Group(f'{prefix}.heads', 'head', heads, tuple(slices), (Attr(prefix, 'num_heads'),))
-
-
-@declares_groups(DeformableAttention)
-def deformable_heads(module: DeformableAttention, prefix: str) -> list[Group]:
-    """Heads, of an attention with a projection of its own."""
-    return [head_group(module, prefix, f'{prefix}.output_proj')]
-
-
-@declares_groups(SpatialCrossAttention, owns_children=True)
-def spatial_heads(module: SpatialCrossAttention, prefix: str) -> list[Group]:
-    """Heads of the sampling inside; the projection belongs to the module around it."""
-    return [head_group(module.deformable_attention, f'{prefix}.deformable_attention', f'{prefix}.output_proj')]
-
-
 @declares_groups(LaneNet)
 def lane_neurons(module: LaneNet, prefix: str) -> list[Group]:
     """Features of all layers but the last, whose output is the width of a map vector.
@@ -143,14 +98,3 @@ def branch_neurons(module: VADHead, prefix: str) -> list[Group]:
 def can_bus_neurons(module: VADPerceptionTransformer, prefix: str) -> list[Group]:
     """Hidden neurons of the perceptron that reads the car's motion."""
     return perceptron_groups(module.can_bus_mlp, f'{prefix}.can_bus_mlp' if prefix else 'can_bus_mlp')
-
-
-@declares_traces(VAD)
-def image_traces(model: VAD, example: Any) -> list[Trace]:
-    """Backbone and neck, with one small image. The neck's output is read by ``cams_embeds`` and the encoder."""
-
-    def run(child: VAD) -> Any:
-        weight = next(child.img_backbone.parameters())
-        return child.img_neck(child.img_backbone(weight.new_zeros(1, 3, 64, 96)))
-
-    return [Trace('', run)]

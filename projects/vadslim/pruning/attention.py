@@ -201,7 +201,7 @@ def by_dim(heads: int, width: int, start: int = 0) -> Index:
     return blocks(size, 1, range(start, start + width, size))
 
 
-def _slices(module: nn.MultiheadAttention, split: Callable[..., Index], of: str) -> list[Slice]:
+def _slices(module: nn.MultiheadAttention, split: Callable[..., Index], of: str) -> tuple[Slice, ...]:
     """Where units stand that belong to the queries, keys and values named by ``of``."""
     rows, values = inner_widths(module)
     heads = module.num_heads
@@ -218,4 +218,4 @@ def _slices(module: nn.MultiheadAttention, split: Callable[..., Index], of: str)
         slices += [Slice(f'bias_{x}', 2, split(heads, places[x][0])) for x in of if x != 'q']
     if 'v' in of:
         slices.append(Slice('out_proj.weight', 1, split(heads, values)))
-    return slices
+    return tuple(slices)

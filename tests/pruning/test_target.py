@@ -52,8 +52,8 @@ def test_goals(goal, units, value):
     ('goal', 'units'),
     [
         ('half', COUNTS), (80, COUNTS), ('80', COUNTS), ('80g', COUNTS), ('33ms', COUNTS), ('80G', TIMES),
-        ('110%', COUNTS), (-0.5, COUNTS), (0, COUNTS), ('0G', COUNTS), (float('nan'), COUNTS), (float('inf'), COUNTS), (True, COUNTS),
-        (None, COUNTS), ('', COUNTS), ('1.5', COUNTS), ('5 %%', COUNTS),
+        ('110%', COUNTS), (-0.5, COUNTS), (0, COUNTS), ('0G', COUNTS), (float('nan'), COUNTS), (float('inf'), COUNTS),
+        (True, COUNTS), (None, COUNTS), ('', COUNTS), ('1.5', COUNTS), ('5 %%', COUNTS),
     ],
 )  # fmt: skip
 def test_what_is_no_goal(goal, units):
@@ -83,7 +83,7 @@ def test_solve_says_what_can_be_reached():
 class Biased:
     """Predicts the width of a layer, and is wrong by a factor; counts how often it is checked."""
 
-    name, units, dense = 'width', COUNTS, 1000.0
+    name, units, dense, checks = 'width', COUNTS, 1000.0, True
 
     def __init__(self, factor):
         self.factor, self.checks = factor, 0

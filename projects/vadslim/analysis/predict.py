@@ -33,7 +33,7 @@ def share(removed: Removed, tensor: str, dim: int, start: int, stop: int) -> flo
 class Params:
     """Number of parameters, exact."""
 
-    name, units = 'params', PREFIXES
+    name, units, checks = 'params', PREFIXES, False
 
     def __init__(self, model: nn.Module) -> None:
         self.shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -48,9 +48,9 @@ class Params:
                 left += math.prod(size - len(dims.get(dim, ())) for dim, size in enumerate(shape))
         return left
 
-    def check(self, slim: nn.Module) -> float | None:
-        """None: there is nothing to check."""
-        return None
+    def check(self, slim: nn.Module) -> float:
+        """Parameters of a slim network, counted."""
+        return float(count_params(slim))
 
     def show(self, value: float) -> str:
         return human(value)
@@ -69,7 +69,7 @@ class Macs:
         counted: what ``count(model, run)`` returned, if it was done already.
     """
 
-    name, units = 'MACs', PREFIXES
+    name, units, checks = 'MACs', PREFIXES, True
 
     def __init__(self, model: nn.Module, run: Callable[[nn.Module], Any], counted: Complexity | None = None) -> None:
         self.run = run
@@ -86,10 +86,10 @@ class Macs:
         left: Counter[str] = Counter()
         for product in self.counted.products:
             left[product.module] += product.macs
-        left.subtract(self._saved(removed))  # type: ignore[arg-type]
+        left.subtract(self._saved(removed))
         return dict(left)
 
-    def check(self, slim: nn.Module) -> float | None:
+    def check(self, slim: nn.Module) -> float:
         """MACs of a slim network, counted."""
         return float(count(slim, self.run).macs)
 

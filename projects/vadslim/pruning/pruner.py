@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,6 +13,9 @@ from torch import nn
 
 from ..registry import ALLOCATIONS, IMPORTANCES, PRUNERS
 from .group import Group
+from .slim import resize
+from .structure import make_structure
+from .target import Cost, Solution, search
 
 
 class PatternError(ValueError):
@@ -37,12 +40,12 @@ class PlanRow:
 
 @PRUNERS.register_module()
 class StructuredPruner:
-    """Remove a fraction of the units of every Group.
+    """Remove a fraction of the units of every Group, or as many as it takes to reach a goal.
 
     Args:
-        ratio: Fraction to remove, 0 <= ratio < 1.
+        ratio: Fraction to remove, 0 <= ratio < 1; ``search`` does without.
         importance: A name or config of IMPORTANCES, or a criterion.
-        allocation: A name or config of ALLOCATIONS ('uniform', 'global'), or an allocation.
+        allocation: A name or config of ALLOCATIONS ('uniform', 'global', 'isomorphic', 'rules'), or an allocation.
         targets: fnmatch patterns over Group names, ``kind:NAME``, or ``default``, which matches all Groups that
             are on by default; only these Groups are pruned. None is ``default``, ``*`` is all.
         protect: The same; these are not pruned.
@@ -51,7 +54,7 @@ class StructuredPruner:
 
     def __init__(
         self,
-        ratio: float,
+        ratio: float | None = None,
         importance: Any = 'L2',
         allocation: Any = 'uniform',
         targets: Sequence[str] | str | None = None,
@@ -59,11 +62,11 @@ class StructuredPruner:
         round_to: int = 1,
     ) -> None:
         number = isinstance(ratio, int | float) and not isinstance(ratio, bool)
-        if not number or not math.isfinite(ratio) or not 0 <= ratio < 1:
+        if ratio is not None and not (number and 0 <= ratio < 1):
             raise ValueError(f'ratio is {ratio!r}; it is the fraction to remove, from 0 up to but not including 1')
         if not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1:
             raise ValueError(f'round_to is {round_to!r}, a positive integer is needed')
-        self.ratio, self.round_to = float(ratio), round_to
+        self.ratio, self.round_to = None if ratio is None else float(ratio), round_to
         self.importance = _build(importance, IMPORTANCES, 'importance')
         self.allocation = _build(allocation, ALLOCATIONS, 'allocation')
         self.targets = None if targets is None else _patterns(targets)
@@ -81,12 +84,56 @@ class StructuredPruner:
 
         Raises:
             PatternError: A pattern matches no Group.
+            ValueError: The pruner was made without a ratio.
         """
+        if self.ratio is None:
+            raise ValueError('ratio is None: say which fraction to remove, or search for the one that reaches a goal')
+        return self._plans(model, groups, batches)(self.ratio)
+
+    def search(
+        self,
+        model: nn.Module,
+        groups: Sequence[Group],
+        cost: Cost,
+        goal: float | int | str,
+        batches: Iterable[Any] | None = None,
+    ) -> Solution:
+        """The plan of the smallest ratio at which the slim network costs at most ``goal``.
+
+        To halve the MACs of any model::
+
+            groups = find_groups(model, images)
+            cost = vadslim.analysis.Macs(model, lambda m: m(images))
+            found = StructuredPruner().search(model, groups, cost, 0.5)
+            slim = resize(model, make_structure(model, groups, found.kept))
+
+        Args:
+            model: The network that the Groups were found on, with its weights.
+            groups: Its Groups.
+            cost: Of ``vadslim.analysis`` (``Params``, ``Macs``, ``LayerTimes``), made for this network.
+            goal: A fraction of what the network costs now (0.5, '50%'), or a number with a unit ('80G', '33ms').
+            batches: Data for importances that need it.
+
+        Raises:
+            PatternError: A pattern matches no Group.
+            TargetError: The goal cannot be read, or no ratio reaches it.
+        """
+        plan_at = self._plans(model, groups, batches)
+        return search(plan_at, groups, cost, goal, lambda kept: resize(model, make_structure(model, groups, kept)))
+
+    def _plans(
+        self, model: nn.Module, groups: Sequence[Group], batches: Iterable[Any] | None
+    ) -> Callable[[float], dict[str, list[int]]]:
+        """ratio -> kept units of every Group; the scores are taken once."""
         reasons = self._reasons(groups)
         chosen = [group for group in groups if not reasons[group.name]]
         scores = self.importance(model, chosen, batches)
-        kept = self.allocation(chosen, scores, self.ratio, self.round_to)
-        return {group.name: kept.get(group.name, list(range(group.num_units))) for group in groups}
+
+        def plan_at(ratio: float) -> dict[str, list[int]]:
+            kept = self.allocation(chosen, scores, ratio, self.round_to)
+            return {group.name: kept.get(group.name, list(range(group.num_units))) for group in groups}
+
+        return plan_at
 
     def report(self, model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Sequence[int]]) -> list[PlanRow]:
         """One row per Group, those that are not pruned included, with the reason."""
@@ -103,7 +150,7 @@ class StructuredPruner:
         return rows
 
     def _nothing_leaves(self, group: Group) -> str:
-        if self.ratio * group.num_units < 1 and type(self.allocation).__name__ == 'Uniform':
+        if self.ratio is not None and self.ratio * group.num_units < 1 and type(self.allocation).__name__ == 'Uniform':
             return f'ratio {self.ratio:g} of {group.num_units} units is less than one'
         return f'all units stay (round_to {self.round_to}, min_units {group.min_units}, scores)'
 

@@ -45,11 +45,13 @@ class Cost(Protocol):
         name: 'MACs', 'params', 'latency'.
         dense: cost of the network as it is.
         units: The units that a goal may be given in, and what each is in the unit of ``dense``.
+        checks: Whether ``check`` may tell something else than the prediction.
     """
 
     name: str
     dense: float
     units: Mapping[str, float]
+    checks: bool
 
     def __call__(self, removed: Removed) -> float:
         """The predicted cost.
@@ -59,8 +61,8 @@ class Cost(Protocol):
         """
         ...
 
-    def check(self, slim: nn.Module) -> float | None:
-        """The cost of the slim network itself; None when the prediction is exact, or measuring tells no more."""
+    def check(self, slim: nn.Module) -> float:
+        """The cost of the slim network itself."""
         ...
 
     def show(self, value: float) -> str:
@@ -195,7 +197,7 @@ def search(
                 f'{cost.show(cost.dense)} to {cost.show(scale * error.least)}, with these Groups and this allocation'
             ) from None
         predicted = scale * cost_of(kept)
-        counted = cost.check(slim_of(kept)) if slim_of else None
+        counted = cost.check(slim_of(kept)) if slim_of and cost.checks else None
         if counted is None or abs(counted / predicted - 1) <= TOLERANCE or turn == corrections:
             break
         scale *= counted / predicted

@@ -10,7 +10,7 @@ structure.save('structure.json')
 """
 
 from .activation import Activation
-from .allocation import Allocation, Global, Uniform
+from .allocation import Allocation, Global, Isomorphic, Uniform, topology
 from .attention import SlimMultiheadAttention, by_dim, projections
 from .composing import compose
 from .editing import (
@@ -28,25 +28,29 @@ from .edits import EDITS, EditError
 from .find import Trace, declares_traces, find_groups, run_example
 from .gradients import Fisher, Hessian, PlanningTaylor, Taylor
 from .group import Attr, Group, GroupError, Index, Slice, blocks, check_groups, declares_groups
+from .hiding import hide_keys, hides_units
 from .importance import FPGM, L1, L2, LAMP, BNScale, Importance, Random
 from .mask import mask
 from .optimizer_state import optimizer_param_names, slice_optimizer_state
 from .proof import ProofError, check_group
 from .pruner import PatternError, PlanRow, StructuredPruner, params_saved
+from .rules import RuleError, Rules, load_rules
 from .slim import follows_tensors, resize, slice_state_dict
 from .structure import Structure, StructureError, architecture_hash, make_structure
+from .target import Cost, OutOfReachError, Solution, TargetError, parse_goal, savings, search, solve
 
 __all__ = [
-    'Activation',
-    'LAMP',
-    'FPGM',
     'EDITS',
+    'FPGM',
     'L1',
     'L2',
+    'LAMP',
+    'Activation',
     'Allocation',
     'Attr',
     'BNScale',
     'Choice',
+    'Cost',
     'EditError',
     'Fisher',
     'Global',
@@ -55,18 +59,24 @@ __all__ = [
     'Hessian',
     'Importance',
     'Index',
+    'Isomorphic',
+    'OutOfReachError',
     'PatternError',
     'PlanRow',
     'PlanningTaylor',
     'ProofError',
     'Random',
     'Resizable',
+    'RuleError',
+    'Rules',
     'Slice',
     'SlimMultiheadAttention',
+    'Solution',
     'Stack',
     'Structure',
     'StructureError',
     'StructuredPruner',
+    'TargetError',
     'Taylor',
     'Trace',
     'Uniform',
@@ -85,14 +95,22 @@ __all__ = [
     'find_groups',
     'follows_tensors',
     'grid_edit',
+    'hide_keys',
+    'hides_units',
+    'load_rules',
     'make_structure',
     'mask',
     'optimizer_param_names',
     'params_saved',
+    'parse_goal',
     'projections',
     'resize',
     'run_example',
+    'savings',
+    'search',
     'skip_layers',
     'slice_optimizer_state',
     'slice_state_dict',
+    'solve',
+    'topology',
 ]

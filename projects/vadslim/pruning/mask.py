@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from .attention import inner_widths, query_scale
 from .group import Group, check_groups, first_names, tensors_of
+from .hiding import hide_units
 from .slim import copy_with
 from .structure import check_kept
 
@@ -74,6 +75,7 @@ def mask(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Sequence[
             module.__class__ = MaskedLayerNorm
             stay = np.setdiff1d(np.arange(module.weight.shape[0]), removed)
             module.register_buffer('kept', torch.as_tensor(stay, device=module.weight.device), persistent=False)
+    hide_units(twin, gone)
     return twin
 
 

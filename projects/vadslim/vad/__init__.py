@@ -9,6 +9,7 @@ from . import (  # noqa: F401
     decoders,
     deformable_attention,
     detector,
+    edits,
     groups,
     head,
     losses,

@@ -42,9 +42,9 @@ def vad_example(model: VAD, cfg: Any, small: bool) -> Example:
     noise = torch.randn(1, *model.pts_bbox_head.bev_embedding.weight.shape, generator=torch.Generator().manual_seed(0))
 
     def run(network: VAD) -> dict[str, Tensor]:
-        view = network.pts_bbox_head.bev_embedding.weight  # its width may be another one by now
+        view = network.pts_bbox_head.bev_embedding.weight  # it may be narrower and have fewer cells by now
         network.prev_frame_info = {
-            'prev_bev': noise[..., : view.shape[1]].to(view),
+            'prev_bev': noise[:, : view.shape[0], : view.shape[1]].to(view),
             'scene_token': sample.metainfo['scene_token'],
             'prev_pos': first.metainfo['can_bus'][:3].copy(),
             'prev_angle': float(first.metainfo['can_bus'][-1]),

@@ -4,4 +4,4 @@ Declared: neurons of feed-forward networks, branches and small perceptrons, head
 named in ``targets``, the streams, the widths of heads and the sampling points. Traced: the image backbone and the neck.
 """
 
-from . import attention, neurons, streams  # noqa: F401
+from . import attention, neurons, queries, streams  # noqa: F401

@@ -13,6 +13,7 @@ from vadslim.pruning import Group, Slice, blocks, declares_groups
 from ..decoders import LaneNet
 from ..head import VADHead
 from ..transformer import VADPerceptionTransformer
+from .queries import query_groups
 
 # Layers that treat each feature by itself, between the two linear layers that share it.
 _PER_FEATURE = (nn.LayerNorm, nn.ReLU, nn.GELU, nn.Dropout, nn.Identity)
@@ -89,9 +90,10 @@ def head_perceptrons(head: VADHead) -> Iterator[tuple[str, nn.Sequential]]:
 
 @declares_groups(VADHead)
 def branch_neurons(module: VADHead, prefix: str) -> list[Group]:
-    """Hidden neurons of the branches, ``ego_fut_decoder`` and ``agent_fus_mlp``."""
+    """Hidden neurons of the branches, ``ego_fut_decoder`` and ``agent_fus_mlp``; and the queries."""
     start = f'{prefix}.' if prefix else ''
-    return [group for name, net in head_perceptrons(module) for group in perceptron_groups(net, start + name)]
+    neurons = [group for name, net in head_perceptrons(module) for group in perceptron_groups(net, start + name)]
+    return neurons + query_groups(module, prefix)
 
 
 @declares_groups(VADPerceptionTransformer)

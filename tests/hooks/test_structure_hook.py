@@ -5,7 +5,7 @@ import torch
 
 from vadslim.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from vadslim.hooks import StructureHook
-from vadslim.pruning import Structure, find_groups, make_structure, resize, slice_state_dict
+from vadslim.pruning import Structure, depth_edit, find_groups, make_structure, resize, slice_state_dict
 from vadslim.testing import ToyNet, toy_config, toy_frames, toy_runner
 
 
@@ -65,6 +65,18 @@ def test_other_units_of_the_same_shape_are_refused(slim, tmp_path):
     model = {**model, 'structure': other.to_dict()}
     with pytest.raises(CheckpointError, match='kept other units of'):
         runner_with(tmp_path, model=model, load_from=str(file)).train()
+
+
+def test_other_layers_of_the_same_shape_are_refused():
+    model = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+    first, last = (make_structure(model, [], {}, edits=[depth_edit(model, 'layers', [n])]) for n in (0, 1))
+    slim = resize(model, first)
+    slim.structure = first
+    checkpoint = {'meta': {'structure': first.to_dict()}, 'state_dict': slim.state_dict()}
+    StructureHook().after_load_checkpoint(Fake(slim), checkpoint)
+    checkpoint['meta']['structure'] = last.to_dict()
+    with pytest.raises(CheckpointError, match='kept other layers'):
+        StructureHook().after_load_checkpoint(Fake(slim), checkpoint)
 
 
 class Fake:

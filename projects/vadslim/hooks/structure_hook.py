@@ -66,11 +66,13 @@ class StructureHook(Hook):
         own = getattr(model, 'structure', None)
         if data is None or own is None:
             return
-        mine = own.to_dict()['tensors']
-        theirs = type(own).from_dict(data, where="meta['structure']").to_dict()['tensors']
-        if mine != theirs:
-            name = next(name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name))
+        mine, theirs = own.to_dict(), type(own).from_dict(data, where="meta['structure']").to_dict()
+        if mine['tensors'] != theirs['tensors']:
+            one, other = mine['tensors'], theirs['tensors']
+            name = next(name for name in {**one, **other} if one.get(name) != other.get(name))
             raise CheckpointError(f'the checkpoint kept other units of {name} than the structure of this model')
+        if mine['edits'] != theirs['edits']:
+            raise CheckpointError('the checkpoint kept other layers, or another grid, than the structure of this model')
 
 
 def differences(

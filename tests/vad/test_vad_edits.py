@@ -1,9 +1,12 @@
 """VAD with fewer layers is the deep one with layers that do nothing; with a coarser view it still runs and learns."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from torch import Tensor
 from vad_random import build_random, some_units
 
@@ -21,6 +24,7 @@ from vadslim.pruning import (
     resize,
     slice_state_dict,
 )
+from vadslim.registry import MODELS
 from vadslim.vad.detector import VAD
 from vadslim.vad.edits import bev_grid_edit, bev_grid_error
 from vadslim.vad.example import example_frames, example_queue, run_example
@@ -109,12 +113,16 @@ def test_layers_and_units_leave_together(model: VAD, groups: list[Group], frames
 def test_what_can_be_edited(model: VAD) -> None:
     frames = example_frames(HW, 1)
 
-    def macs(network: VAD) -> dict[str, int]:
-        return {name: macs for name, (_, macs) in count(network, lambda m: run_example(m, frames)).modules.items()}
+    counted = []
 
-    choices = find_edits(model, macs)
-    assert len(choices) == 4 * 3 + 2
-    before = macs(model)['']
+    def macs(network: VAD) -> dict[str, int]:
+        modules = count(network, lambda m: run_example(m, frames)).modules
+        counted.append({name: macs for name, (_, macs) in modules.items()})
+        return counted[-1]
+
+    choices = find_edits(model, macs, fractions=(0.5,))
+    assert len(choices) == 4 * 3 + 1
+    before = counted[0]['']
     for choice in choices:
         slim = resize(model, make_structure(model, [], {}, edits=[choice.edit]))
         params = [sum(p.numel() for p in m.parameters()) for m in (model, slim)]
@@ -188,6 +196,26 @@ def test_a_shallow_network_on_a_coarse_view_learns(model: VAD, groups: list[Grou
     assert {name.split('.')[0] for name in losses if name.startswith('d')} == {'d0'}
     assert 'd0.loss_map_pts' in losses and 'd0.loss_cls' not in losses
     learns_and_decodes(slim)
+
+
+def test_the_config_of_the_dense_network_builds_the_shallow_one(model: VAD, tmp_path: Path) -> None:
+    structure = make_structure(
+        model, [], {}, edits=[depth_edit(model, 'map_decoder', [1]), bev_grid_edit(model, (6, 4))]
+    )
+    structure.save(tmp_path / 'structure.json')
+    cfg = Config.fromfile('configs/VAD/VAD_nano_synthetic.py')
+    cfg.merge_from_dict({f'model.{key}': value for key, value in DEEP.items()})
+    with DefaultScope.overwrite_default_scope('mmdet3d'):
+        slim = MODELS.build(
+            {'type': 'vadslim.SlimModel', 'architecture': cfg.model, 'structure': str(tmp_path / 'structure.json')}
+        )
+    slim.load_state_dict(slice_state_dict(model.state_dict(), structure))  # strict
+    frames = example_frames(HW, 1)
+    with torch.no_grad():
+        said = run_example(slim.eval(), frames)[0]
+        expected = run_example(resize(model, structure), frames)[0]
+    assert said['map_all_cls_scores'].shape[0] == 1
+    assert all(torch.equal(value, expected[name]) for name, value in said.items())
 
 
 def test_what_cannot_be(model: VAD) -> None:

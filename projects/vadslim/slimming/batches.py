@@ -57,7 +57,8 @@ def loss_batches(
         cfg: With ``train_dataloader``; of a model with ``data_preprocessor`` and mode 'loss' (MMEngine's BaseModel).
         count: Number of batches, of all processes together.
         seed: Of the draw.
-        shared: Each process takes its share. Otherwise this one takes all and the others none of its business.
+        shared: Each process takes its share, and all have to score. Otherwise this one takes all batches, and nothing
+            is exchanged.
         workers: Data loading processes; None is the config's number.
         console: Of the progress bar, which only rank 0 shows.
         title: What the bar says.
@@ -69,7 +70,7 @@ def loss_batches(
         raise UserError(f'{count} batches: at least 1 is needed')
     loader_cfg = cfg.get('train_dataloader')
     if not isinstance(loader_cfg, Mapping):
-        raise UserError(f'config {cfg.filename}: has no train_dataloader, and data are needed')
+        raise UserError(f'{cfg.filename or "the config"}: has no train_dataloader, and data are needed')
     rank, world = get_dist_info() if shared else (0, 1)
     numbers = range(rank, count, world)
     options = {key: copy.deepcopy(value) for key, value in loader_cfg.items() if key not in _OTHERS}
@@ -92,7 +93,7 @@ def loss_batches(
 
 
 def _unreadable(cfg: Config, error: OSError) -> UserError:
-    where = error.filename or cfg.filename
+    where = error.filename or cfg.filename or 'the config'
     return UserError(f'{where}: the data of train_dataloader cannot be read: {error.strerror or error}')
 
 

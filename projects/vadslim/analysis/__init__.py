@@ -3,6 +3,8 @@
 from vadslim.analysis.complexity import Complexity, count, count_params
 from vadslim.analysis.example import Example, declares_example, find_example
 from vadslim.analysis.latency import Latency, measure, measure_in_turn, measure_modules
+from vadslim.analysis.latency_table import LatencyTable, LatencyTableError
+from vadslim.analysis.layer_times import LayerTimes
 from vadslim.analysis.predict import Macs, Params
 from vadslim.analysis.report import GroupRow, Measured, Report, print_report
 
@@ -11,6 +13,9 @@ __all__ = [
     'Example',
     'GroupRow',
     'Latency',
+    'LatencyTable',
+    'LatencyTableError',
+    'LayerTimes',
     'Macs',
     'Measured',
     'Params',

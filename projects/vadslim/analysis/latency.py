@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,10 +83,10 @@ def measure_in_turn(
     with torch.no_grad():
         for i in range(warmup + repeats):
             for run, spent in zip(runs, times):
-                start = _now(device)
+                start = now(device)
                 run()
                 if i >= warmup:
-                    spent.append((_now(device) - start) * 1000)
+                    spent.append((now(device) - start) * 1000)
     threads, name = torch.get_num_threads(), device_name(device)
     return [Latency(statistics.median(t), min(t), max(t), repeats, warmup, threads, name) for t in times]
 
@@ -113,11 +116,11 @@ def measure_modules(
     handles = []
 
     def begin(*_: Any) -> None:
-        started.append(_now(device))
+        started.append(now(device))
 
     def end(name: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:
-            spent[name][-1] += (_now(device) - started.pop()) * 1000
+            spent[name][-1] += (now(device) - started.pop()) * 1000
 
         return hook
 
@@ -143,10 +146,22 @@ def device_name(device: str | torch.device) -> str:
     device = torch.device(device)
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
-    return f'{device.type} {platform.processor() or platform.machine()}'.strip()
+    return f'{device.type} {_processor() or platform.processor() or platform.machine()}'.strip()
 
 
-def _now(device: torch.device) -> float:
+@lru_cache
+def _processor() -> str:
+    """The processor's name where Linux tells it, else ''."""
+    try:
+        text = Path('/proc/cpuinfo').read_text(encoding='utf-8')
+    except OSError:
+        return ''
+    found = re.search(r'^model name\s*:\s*(.+)$', text, re.MULTILINE)
+    return ' '.join(found[1].split()) if found else ''
+
+
+def now(device: torch.device) -> float:
+    """Seconds of a clock, read when a device has done what it was given."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -79,7 +79,7 @@ class Macs:
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors}
 
     def __call__(self, removed: Removed) -> float:
-        return self.dense - sum(self._saved(removed).values())
+        return float(round(self.dense - sum(self._saved(removed).values())))
 
     def modules(self, removed: Removed) -> dict[str, float]:
         """MACs of each module that does products itself (not of its children)."""

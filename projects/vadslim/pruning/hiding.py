@@ -43,12 +43,17 @@ def hide_keys(attention: nn.MultiheadAttention, positions: Sequence[int] | np.nd
 
     def hook(module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         query, key, value, *rest = args
+        named = {**kwargs, **dict(zip(('key_padding_mask', 'need_weights', 'attn_mask'), rest))}
         batch, length = (key.shape[0], key.shape[1]) if module.batch_first else (key.shape[1], key.shape[0])
-        mask = key.new_zeros(batch, length).index_fill_(1, index.to(key.device), float('-inf'))
-        given: Tensor | None = rest.pop(0) if rest else kwargs.get('key_padding_mask')
-        if given is not None:
-            mask = mask.masked_fill(given, float('-inf')) if given.dtype == torch.bool else mask + given
-        others = dict(zip(('need_weights', 'attn_mask', 'average_attn_weights', 'is_causal'), rest))
-        return (query, key, value), {**kwargs, **others, 'key_padding_mask': mask}
+        hidden = torch.zeros(batch, length, dtype=torch.bool, device=key.device)
+        hidden.index_fill_(1, index.to(key.device), True)
+        given: Tensor | None = named.get('key_padding_mask')
+        if given is not None and given.dtype == torch.bool:
+            hidden, given = hidden | given, None
+        others = named.get('attn_mask')
+        if given is not None or (others is not None and others.dtype != torch.bool):  # torch wants both alike
+            hidden = key.new_zeros(batch, length).masked_fill(hidden, float('-inf'))
+            hidden = hidden if given is None else hidden + given
+        return (query, key, value), {**named, 'key_padding_mask': hidden}
 
     attention.register_forward_pre_hook(hook, with_kwargs=True)

@@ -20,9 +20,9 @@ def is_user_error(error: BaseException) -> bool:
     if isinstance(error, UserError):
         return True
     from .checkpoint import CheckpointError
-    from .pruning import GroupError, PatternError, StructureError
+    from .pruning import GroupError, PatternError, RuleError, StructureError, TargetError
 
-    return isinstance(error, CheckpointError | GroupError | PatternError | StructureError)
+    return isinstance(error, CheckpointError | GroupError | PatternError | RuleError | StructureError | TargetError)
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:

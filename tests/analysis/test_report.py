@@ -2,7 +2,9 @@
 
 import io
 import json
+from dataclasses import replace
 
+import pytest
 import torch
 from rich.console import Console
 from torch import nn
@@ -67,3 +69,17 @@ def test_what_was_not_measured_is_absent():
     print_report(bare, Console(file=stream, width=120))
     assert '50.0%' in stream.getvalue() and 'MACs' not in stream.getvalue()
     assert bare.to_dict()['before']['macs'] is None and bare.to_dict()['modules'] == {}
+
+
+@pytest.mark.parametrize(
+    ('cost', 'line'),
+    [('latency', 'latency (ms), predicted | 40.12 | 20.3 | 50.6%'), ('MACs', 'MACs, predicted | 40.12 | 20.3 |')],
+)
+def test_a_prediction_stands_beside_what_was_measured(cost, line):
+    target = {'cost': cost, 'goal': 20.5, 'before': 40.123, 'predicted': 20.3, 'counted': None, 'ratio': 0.4}
+    done = replace(report(), target=target)
+    assert json.loads(done.to_json())['target'] == target and json.loads(report().to_json())['target'] is None
+    stream = io.StringIO()
+    print_report(done, Console(file=stream, width=120))
+    rows = [' | '.join(part.strip() for part in row.split('│')[1:]) for row in stream.getvalue().splitlines()]
+    assert any(row.startswith(line) for row in rows), stream.getvalue()

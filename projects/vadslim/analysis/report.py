@@ -68,6 +68,8 @@ class Report:
         groups: one row per Group.
         seconds: stage -> wall-clock seconds ('plan', 'slim', 'write', ...).
         notes: one-line remarks (optimizer moments dropped, ...).
+        target: what a search was for, if there was one: ``cost`` ('latency', 'MACs', 'params'), ``goal``, ``before``,
+            ``predicted``, ``counted`` and ``ratio``.
     """
 
     settings: Mapping[str, Any]
@@ -77,6 +79,7 @@ class Report:
     groups: list[GroupRow]
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    target: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; ``modules`` has the params and MACs, before and after, of what both networks have."""
@@ -93,6 +96,7 @@ class Report:
             'groups': [asdict(row) for row in self.groups],
             'seconds': dict(self.seconds),
             'notes': list(self.notes),
+            'target': dict(self.target) if self.target else None,
         }
 
     def to_json(self) -> str:
@@ -147,6 +151,10 @@ def before_after(report: Report) -> Table:
             row('+ bilinear sampling', before.complexity.sampling_macs, after.complexity.sampling_macs)
     if before.latency and after.latency:
         row('latency (ms)', round(before.latency.median_ms, 2), round(after.latency.median_ms, 2), exact=True)
+    if report.target:
+        target, exact = report.target, report.target['cost'] == 'latency'
+        name = 'latency (ms)' if exact else target['cost']
+        row(f'{name}, predicted', *(round(target[key], 2) for key in ('before', 'predicted')), exact=exact)
     row('checkpoint file', before.file_bytes, after.file_bytes, 'B')
     return table
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from vadslim.cli import UserError
 
 RANDOM = 'random'
+RATIO = 0.3  # where neither a ratio nor a target is named
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -22,18 +23,22 @@ class Options:
 
     Attributes:
         checkpoint: a path, or None for random weights.
-        structured_ratio: fraction of the units that is removed, in [0, 1).
+        structured_ratio: fraction of the units that is removed, in [0, 1); None where a target decides.
         unstructured_ratio: fraction of the convolution weights zeroed for ``vad_pruned.pth``; None: no file.
         mode: None (prune only), 'fine-tune' or 'retrain'.
         gpus: number of processes, each on a GPU of its own where there are GPUs.
         gpu_ids: which of the visible GPUs, or None for the first ``gpus``.
         launcher: None when the user named none.
+        allocation: a name of ALLOCATIONS, or the config that a file of rules holds.
+        target: ('params', 'macs' or 'latency', what it may be), or None.
+        latency_table: file of measured times of layers; None is the user's cache.
+        latency_backend: what a latency target is for.
         cfg_options: ``key=value`` texts, not yet parsed.
     """
 
     config: Path
     checkpoint: Path | None
-    structured_ratio: float
+    structured_ratio: float | None
     output_dir: Path
     unstructured_ratio: float | None = None
     mode: str | None = None
@@ -44,7 +49,10 @@ class Options:
     seed: int = 0
     device: str | None = None
     importance: str = 'L2'
-    allocation: str = 'uniform'
+    allocation: str | dict[str, Any] = 'uniform'
+    target: tuple[str, str] | None = None
+    latency_table: Path | None = None
+    latency_backend: str = 'pytorch'
     targets: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
     round_to: int = 1
@@ -92,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     add('config', type=Path, help='MMEngine config of the dense network')
     add('checkpoint', help=f'its checkpoint; the word {RANDOM} takes random weights')
     add = parser.add_argument_group('what goes').add_argument
-    add('--pruning-ratio', type=_fraction, default=0.3, metavar='R', help='fraction of units removed (0.3)')
+    add('--pruning-ratio', type=_fraction, metavar='R', help=f'fraction of units removed ({RATIO})')
     add('--structured-ratio', type=_fraction, metavar='R', help='the same; it counts if both are given')
     add(
         '--unstructured-ratio',
@@ -102,10 +110,30 @@ def build_parser() -> argparse.ArgumentParser:
         'backbone and neck, R / 2 of the linear layers of transformers (training does not hold the zeros)',
     )
     add('--importance', default='L2', metavar='NAME', help='how units are scored (L2)')
-    add('--allocation', default='uniform', metavar='NAME', help='how many go where: uniform, global (uniform)')
+    add('--allocation', metavar='NAME', help='how many go where: uniform, global, isomorphic (uniform)')
+    add(
+        '--rules',
+        type=Path,
+        metavar='FILE',
+        help='ratios by name pattern and kind, JSON or YAML; the ratio is for the rest',
+    )
     add('--targets', nargs='+', default=[], metavar='PATTERN', help='only these Groups (names, or kind:NAME)')
     add('--protect', nargs='+', default=[], metavar='PATTERN', help='never these Groups')
     add('--round-to', type=_at_least(1), default=1, metavar='N', help='kept counts become multiples of N')
+    add = parser.add_argument_group(
+        'a target in place of a ratio',
+        'the smallest ratio that reaches it: a fraction (0.5, 50%%) of what it is now, or',
+    ).add_argument
+    add('--target-params', metavar='N', help='parameters: 12M')
+    add('--target-macs', metavar='N', help='multiply-accumulates of one forward: 80G')
+    add('--target-latency', metavar='T', help='time of one forward on this machine, predicted by its layers: 33ms')
+    add('--latency-table', type=Path, metavar='FILE', help="keeps the layers' times (in the user's cache)")
+    add(
+        '--latency-backend',
+        choices=('pytorch', 'onnxruntime'),
+        default='pytorch',
+        help='what runs the layers (pytorch)',
+    )
     add = parser.add_argument_group('where to').add_argument
     add('--output-dir', type=Path, default=Path('pruned_models'), metavar='DIR', help='(./pruned_models)')
     add('--dry-run', action='store_true', help='print what would go, write nothing')
@@ -155,12 +183,14 @@ def parse(argv: Sequence[str]) -> Options:
     for pair in given.cfg_options:
         if not pair.partition('=')[0] or '=' not in pair:
             raise UserError(f'--cfg-options {pair}: write key=value')
+    target = _target(given)
+    allocation = _allocation(given)
     if not given.dry_run:
         check_writable(given.output_dir)
     return Options(
         config=given.config,
         checkpoint=checkpoint,
-        structured_ratio=given.pruning_ratio if given.structured_ratio is None else given.structured_ratio,
+        structured_ratio=None if target else _ratio(given),
         unstructured_ratio=given.unstructured_ratio,
         output_dir=given.output_dir,
         mode=('retrain' if given.retrain else 'fine-tune') if given.fine_tune else None,
@@ -171,7 +201,10 @@ def parse(argv: Sequence[str]) -> Options:
         seed=given.seed,
         device=given.device,
         importance=given.importance,
-        allocation=given.allocation,
+        allocation=allocation,
+        target=target,
+        latency_table=given.latency_table,
+        latency_backend=given.latency_backend,
         targets=tuple(given.targets),
         protect=tuple(given.protect),
         round_to=given.round_to,
@@ -181,6 +214,33 @@ def parse(argv: Sequence[str]) -> Options:
         overwrite=given.overwrite,
         cfg_options=tuple(given.cfg_options),
     )
+
+
+def _ratio(given: argparse.Namespace) -> float:
+    return next(ratio for ratio in (given.structured_ratio, given.pruning_ratio, RATIO) if ratio is not None)
+
+
+def _target(given: argparse.Namespace) -> tuple[str, str] | None:
+    """The one target that was asked for; it excludes a ratio."""
+    asked = {kind: getattr(given, f'target_{kind}') for kind in ('params', 'macs', 'latency')}
+    asked = {kind: goal for kind, goal in asked.items() if goal is not None}
+    ratios = {'--pruning-ratio': given.pruning_ratio, '--structured-ratio': given.structured_ratio}
+    flags = [f'--target-{kind}' for kind in asked]
+    flags += [flag for flag, ratio in ratios.items() if asked and ratio is not None]
+    if len(flags) > 1:
+        raise UserError(f'{" and ".join(flags)}: a target decides the ratio, one of them is needed')
+    return next(iter(asked.items()), None)
+
+
+def _allocation(given: argparse.Namespace) -> str | dict[str, Any]:
+    if given.rules is None:
+        return given.allocation or 'uniform'
+    if given.allocation is not None:
+        raise UserError('--rules and --allocation: rules are an allocation, one of them is needed')
+    check_file(given.rules, 'rules')
+    from vadslim.pruning import load_rules
+
+    return load_rules(given.rules)
 
 
 def check_file(path: Path, what: str) -> None:

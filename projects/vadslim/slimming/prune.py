@@ -43,6 +43,7 @@ from vadslim.slimming.elementwise import element_sets, prune_elements
 from vadslim.slimming.network import Network, examples, load_network, read_config
 from vadslim.slimming.options import Options
 from vadslim.slimming.outputs import REPORT, SLIM, STRUCTURE, ZEROED, output_names, slim_checkpoint, write_config
+from vadslim.slimming.targets import Search, find_cost
 from vadslim.stages import Step, StepError, open_step
 
 
@@ -75,6 +76,8 @@ class Slimmed:
         structure: what it has left of the dense architecture.
         step: what it has left of ``network.model``; the same unless that was slim already.
         rows: what happens to every Group.
+        ratio: the fraction that was removed, asked for or found.
+        search: what a target led to.
     """
 
     network: Network
@@ -82,6 +85,8 @@ class Slimmed:
     structure: Structure
     step: Structure
     rows: list[GroupRow]
+    ratio: float
+    search: Search | None = None
 
 
 def prune(options: Options, device: str, console: Console) -> Path | None:
@@ -107,6 +112,7 @@ def prune(options: Options, device: str, console: Console) -> Path | None:
             slimmed.rows,
             clock.seconds,
             [f'not counted: {why_not}'] if why_not else [],
+            slimmed.search.outcome if slimmed.search else None,
         )
         print_report(report, console, every_group=True)
         console.print('dry run: nothing was written')
@@ -157,6 +163,7 @@ def _settings(options: Options) -> dict[str, Any]:
         'config': options.config.name,
         'checkpoint': options.checkpoint.name if options.checkpoint else 'random',
         'ratio': options.structured_ratio,
+        'target': list(options.target) if options.target else None,
         'unstructured_ratio': options.unstructured_ratio,
         'importance': options.importance,
         'allocation': options.allocation,
@@ -171,16 +178,21 @@ def slim_network(options: Options, device: str, clock: Clock) -> Slimmed:
     """Builds, plans, slims and checks; writes nothing."""
     with clock('building the network'):
         network = load_network(options.config, options.cfg_options, options.checkpoint, options.seed, device)
-    example, _, _ = examples(network)
+    small, example, _ = examples(network)
     with clock('finding what can go'):
         try:
-            groups = find_groups(network.model, example.run if example else None)
+            groups = find_groups(network.model, small.run if small else None)
         except GroupError as error:
             raise UserError(f'config {options.config}: {error}') from error
+    pruner = _pruner(options)
+    if options.target:
+        with clock('what it costs'):
+            table, backend = options.latency_table, options.latency_backend
+            cost = find_cost(options.target[0], network.model, example, clock.console, table, backend)
     with clock('choosing'):
-        pruner = _pruner(options)
         try:
-            kept = pruner.plan(network.model, groups)
+            found = Search.of(pruner, network.model, groups, cost, *options.target) if options.target else None
+            kept = found.solution.kept if found else pruner.plan(network.model, groups)
         except PatternError as error:
             raise UserError(f'--{error}') from None
         rows = [
@@ -191,8 +203,10 @@ def slim_network(options: Options, device: str, clock: Clock) -> Slimmed:
         structure = compose(network.structure, step) if network.structure else step
         slim = resize(network.model, step)
     with clock('checking'):
-        check(network, slim, step, example)
-    return Slimmed(network, slim, structure, step, rows)
+        check(network, slim, step, small)
+    if found:
+        clock.console.print(found.line, highlight=False, markup=False)
+    return Slimmed(network, slim, structure, step, rows, found.solution.ratio if found else pruner.ratio, found)
 
 
 def _pruner(options: Options) -> Any:
@@ -261,7 +275,7 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
             options.config,
             network.cfg,
             bool(options.cfg_options),
-            options.structured_ratio,
+            slimmed.ratio,
         )
         if options.unstructured_ratio is not None:
             notes += _write_zeroed(network, options.unstructured_ratio, out / ZEROED)
@@ -280,6 +294,7 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
         slimmed.rows,
         clock.seconds,
         notes,
+        slimmed.search.outcome if slimmed.search else None,
     )
     with atomic_write(out / REPORT) as file:
         file.write(report.to_json())
@@ -303,7 +318,8 @@ def _counts(slimmed: Slimmed, example: Example | None, clock: Clock) -> tuple[Co
     if example is None:
         return None, None
     with clock('counting'):
-        return count(slimmed.network.model, example.run), count(slimmed.slim, example.run)
+        before = slimmed.search.counted if slimmed.search else None
+        return before or count(slimmed.network.model, example.run), count(slimmed.slim, example.run)
 
 
 def _latencies(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,7 @@ from torch import nn
 
 from vadslim.analysis import Complexity, Example, LatencyTable, LatencyTableError, LayerTimes, Macs, Params
 from vadslim.cli import UserError
-from vadslim.pruning import Cost, Solution
-
-KINDS = ('params', 'macs', 'latency')
+from vadslim.pruning import Cost, Group, Solution, StructuredPruner, TargetError
 
 
 def default_table() -> Path:
@@ -67,23 +67,52 @@ def find_cost(
         raise UserError(f'{error.filename}: cannot be written: {error.strerror}') from error
 
 
-def outcome(found: Solution, cost: Cost) -> dict[str, Any]:
-    """What a search found, as plain data for the report."""
-    return {
-        'cost': found.name,
-        'goal': found.goal,
-        'before': found.dense,
-        'predicted': found.predicted,
-        'counted': found.counted,
-        'ratio': found.ratio,
-        'line': outcome_line(found, cost),
-    }
+@dataclass(frozen=True)
+class Search:
+    """What a search for a target found.
 
+    Attributes:
+        solution: the plan and its ratio.
+        cost: what it limits.
+    """
 
-def outcome_line(found: Solution, cost: Cost) -> str:
-    """What a search found, for people."""
-    counted = '' if found.counted is None else f', counted {cost.show(found.counted)}'
-    return (
-        f'target {found.name}: {cost.show(found.goal)} of {cost.show(found.dense)}; a ratio of {found.ratio:g} '
-        f'is predicted to leave {cost.show(found.predicted)}{counted}'
-    )
+    solution: Solution
+    cost: Cost
+
+    @classmethod
+    def of(
+        cls, pruner: StructuredPruner, model: nn.Module, groups: Sequence[Group], cost: Cost, kind: str, goal: str
+    ) -> Search:
+        """Searches for the smallest ratio that reaches a goal; arguments as for ``StructuredPruner.search``."""
+        try:
+            return cls(pruner.search(model, groups, cost, goal), cost)
+        except TargetError as error:
+            raise UserError(f'--target-{kind}: {str(error).partition(": ")[2]}') from None
+
+    @property
+    def counted(self) -> Complexity | None:
+        """What ``count`` said of the network before this step, if the search asked it."""
+        return self.cost.counted if isinstance(self.cost, Macs) else None
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """Plain data for the report."""
+        found = self.solution
+        return {
+            'cost': found.name,
+            'goal': found.goal,
+            'before': found.dense,
+            'predicted': found.predicted,
+            'counted': found.counted,
+            'ratio': found.ratio,
+        }
+
+    @property
+    def line(self) -> str:
+        """The same for people."""
+        found, show = self.solution, self.cost.show
+        counted = '' if found.counted is None else f', counted {show(found.counted)}'
+        return (
+            f'target {found.name}: {show(found.goal)} of {show(found.dense)}; a ratio of {found.ratio:g} is predicted '
+            f'to leave {show(found.predicted)}{counted}'
+        )

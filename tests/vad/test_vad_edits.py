@@ -104,6 +104,19 @@ def test_every_kept_layer_says_the_same(model: VAD, frames: list) -> None:
     check_edit(model, edit, run)
 
 
+def test_residual_blocks_of_the_backbone(model: VAD, frames: list) -> None:
+    def run(network: VAD) -> list:
+        return run_example(network, frames[:1])
+
+    def found(network: VAD) -> list:
+        return run_example(network, example_frames(HW, 1))
+
+    blocks = [choice.what for choice in find_edits(model, run=found) if 'img_backbone' in choice.what]
+    assert 'img_backbone.layer2 without layer 1' in blocks
+    assert 'img_backbone.layer2 without layer 0' not in blocks  # it halves the resolution
+    check_edit(model, depth_edit(model, 'img_backbone.layer2', [0], found), run)
+
+
 def test_layers_and_units_leave_together(model: VAD, groups: list[Group], frames: list) -> None:
     kept = {g.name: some_units(g, 0.5) for g in groups if g.on and not g.protected}
     edit = depth_edit(model, 'transformer.decoder', [0, 2])

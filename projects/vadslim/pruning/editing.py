@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .edits import MODES, Depth, EditError, Edits, Grid, stack_at
+from .depth import Depth, stack_at
+from .edits import EditError, Edits
+from .grid import Grid
 from .group import Group, tensors_of
 from .mask import mask
 from .nesting import tensors_in
@@ -219,7 +221,7 @@ def grid_edit(model: nn.Module, name: str, size: Sequence[int]) -> dict[str, Any
 
 
 def _grid(prefix: str, found: Resizable, size: Sequence[int]) -> Grid:
-    if len(size) != len(found.size) or len(size) not in MODES:
+    if len(size) != len(found.size):
         raise EditError(f'the grid {found.name} is {found.size}, {tuple(size)} has another number of sides')
     edit = Grid.parse(found.edit(size))
     return edit.renamed(lambda path: _below(prefix, path))

@@ -254,7 +254,7 @@ def make_structure(
     tensors, names = tensors_of(model), defaultdict(list)
     for name, first in first_names(model).items():
         names[first].append(name)
-    structure = Structure(architecture_hash(model, config), edits=[edit.to_dict() for edit in parsed.each])
+    structure = Structure(architecture_hash(model, config), edits=parsed.to_list())
     for tensor, dims in removed_positions(groups, kept).items():
         shape = tuple(tensors[tensor].shape)
         positions = {dim: np.setdiff1d(np.arange(shape[dim]), gone).tolist() for dim, gone in dims.items() if gone.size}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vadslim.pruning import Resizable, Stack, declares_edits, grid_edit
-from vadslim.pruning.edits import Resampling
+from vadslim.pruning.grid import Resampling
 
 from .decoders import RefiningDecoder
 from .head import VADHead

@@ -154,7 +154,7 @@ def before_after(report: Report) -> Table:
     if report.target:
         target, exact = report.target, report.target['cost'] == 'latency'
         name = 'latency (ms)' if exact else target['cost']
-        row(f'{name}, predicted', *(round(target[key], 2) for key in ('before', 'predicted')), exact=exact)
+        row(f'{name}, predicted', round(target['before'], 2), round(target['predicted'], 2), exact=exact)
     row('checkpoint file', before.file_bytes, after.file_bytes, 'B')
     return table
 

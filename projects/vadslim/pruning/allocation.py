@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol
@@ -31,9 +32,16 @@ def removed_count(ratio: float, num_units: int) -> int:
     return int(np.floor(ratio * num_units + EPSILON))
 
 
+def step(group: Group, round_to: int) -> int:
+    """By how many units a kept count goes up for widths of ``round_to`` positions: by one head, if it has as many."""
+    sizes = {int(count) for part in group.slices for count in np.unique(np.diff(part.index.starts)) if count}
+    return round_to // math.gcd(round_to, *(sizes or {1}))
+
+
 def rounded(count: int, group: Group, round_to: int) -> int:
-    """A kept count rounded up to a multiple of ``round_to`` and to ``min_units``, at most all units."""
-    return min(group.num_units, max(group.min_units, -(-count // round_to) * round_to))
+    """A kept count rounded up so that widths are multiples of ``round_to``, and to ``min_units``; at most all units."""
+    units = step(group, round_to)
+    return min(group.num_units, max(group.min_units, -(-count // units) * units))
 
 
 def best(scores: np.ndarray, count: int) -> list[int]:

@@ -49,7 +49,7 @@ class StructuredPruner:
         targets: fnmatch patterns over Group names, ``kind:NAME``, or ``default``, which matches all Groups that
             are on by default; only these Groups are pruned. None is ``default``, ``*`` is all.
         protect: The same; these are not pruned.
-        round_to: Kept counts are rounded up to multiples of it.
+        round_to: Widths stay multiples of it: kept counts are rounded up, those of wide units (heads) as far as needed.
     """
 
     def __init__(

@@ -135,8 +135,8 @@ def test_hessian_of_a_quadratic():
     full = root @ root.T + 3 * torch.eye(4)
     batch = lambda model: model.weights @ full @ model.weights / 2  # noqa: E731
     expected = (full.diagonal() * model.weights.detach() ** 2 / 2).numpy()
-    error = [np.abs(Hessian(probes=n)(model, groups, [batch])['g'] / expected - 1).max() for n in (4, 200)]
-    assert error[1] < 0.15 < error[0]
+    error = [np.abs(Hessian(probes=n)(model, groups, [batch])['g'] / expected - 1).max() for n in (2, 80)]
+    assert error[1] < 0.2 < error[0]
     one, same, other = (Hessian(seed=seed)(model, groups, [batch])['g'] for seed in (1, 1, 2))
     assert np.array_equal(one, same) and not np.array_equal(one, other)
 
@@ -155,7 +155,7 @@ def test_hessian_of_a_network():
     weight = model[1].weight.detach()
     hessian = torch.autograd.functional.hessian(loss, weight).reshape(8, 8)
     expected = (hessian.diagonal().view(2, 4) * weight**2 / 2).sum(0)
-    np.testing.assert_allclose(Hessian(probes=200)(model, groups, [batch])['0.neurons'], expected, rtol=0.15)
+    np.testing.assert_allclose(Hessian(probes=80)(model, groups, [batch])['0.neurons'], expected, rtol=0.2)
 
 
 def test_fisher_is_the_mean_of_squared_gradients():

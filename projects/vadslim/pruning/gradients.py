@@ -227,7 +227,7 @@ class Hessian(_Gradients):
     power = 2
 
     def __init__(
-        self, losses: Sequence[str] | str | None = None, probes: int = 2, step: float = 1e-2, seed: int = 0
+        self, losses: Sequence[str] | str | None = None, probes: int = 2, step: float = 1e-3, seed: int = 0
     ) -> None:
         super().__init__(losses)
         if not isinstance(probes, int) or probes < 1:

@@ -54,7 +54,8 @@ def gate(group: Group, tensors: Mapping[str, torch.Tensor], reads: Container[Pla
 
     - the logits of a softmax that forgets the unit (``mask_value`` -inf), where there are any; else
     - the weights of the layers that read the unit, whatever nonlinear came before them; else
-    - everything that makes it (an embedding that is used as a tensor, say).
+    - everything that makes it (an embedding that is used as a tensor, say). What is multiplied with its like, as
+      queries are with keys, then counts twice.
     """
     parameters = [
         part

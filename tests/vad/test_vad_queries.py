@@ -34,9 +34,9 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope='module', params=['instance_pts', 'all_pts'])
-def model(request: pytest.FixtureRequest) -> VAD:
-    return build_random('VAD_nano_synthetic', {**SMALL, 'pts_bbox_head.map_query_embed_type': request.param})
+@pytest.fixture(scope='module')
+def model() -> VAD:
+    return build_random('VAD_nano_synthetic', SMALL)
 
 
 @pytest.fixture(scope='module')
@@ -83,6 +83,17 @@ def test_each_alone_and_both(model: VAD, groups: list[Group]) -> None:
         kept = {group.name: some_units(group, ratio) for group in found}
         for chosen in ({found[0].name: kept[found[0].name]}, {found[1].name: kept[found[1].name]}, kept):
             check_group(model, found, chosen, of_kept(found, chosen))
+
+
+def test_points_with_queries_of_their_own() -> None:
+    model = build_random('VAD_nano_synthetic', {**SMALL, 'pts_bbox_head.map_query_embed_type': 'all_pts'})
+    found = query_groups(find_groups(model))
+    assert {part.tensor.split('.')[1] for group in found for part in group.slices} == {
+        'query_embedding',
+        'map_query_embedding',
+    }
+    kept = {group.name: some_units(group, 0.5) for group in found}
+    check_group(model, found, kept, of_kept(found, kept))
 
 
 def test_with_everything_else(model: VAD, groups: list[Group]) -> None:

@@ -85,14 +85,17 @@ class LatencyTable:
 
     def grid(self, call: Call) -> Grid:
         """The times of a layer; measured now, and written to the file, unless they are known."""
-        rows = self._tables.setdefault(self.machine, {})
-        key = f'{call.kind} {call.width_in} -> {call.width_out} {call.sizes}'
+        rows, key = self._tables.setdefault(self.machine, {}), _key(call)
         if key not in rows:
             rows[key] = self._measure(call)
             self.measured += 1
             self._save()
         entry = rows[key]
         return Grid(np.array(entry['in']), np.array(entry['out']), monotone(np.array(entry['ms'])))
+
+    def knows(self, call: Call) -> bool:
+        """Whether a layer was measured on this machine already."""
+        return _key(call) in self._tables.get(self.machine, {})
 
     def _measure(self, call: Call) -> dict[str, Any]:
         widths_out = _grid(call.width_out, call.step)
@@ -178,6 +181,10 @@ def fastest(run: Runner, repeats: int, device: torch.device | None = None, budge
         if len(times) > repeats and sum(times[1:]) > budget_ms:
             break
     return min(times[1:])
+
+
+def _key(call: Call) -> str:
+    return f'{call.kind} {call.width_in} -> {call.width_out} {call.sizes}'
 
 
 def _grid(width: int, step: int = 1) -> list[int]:

@@ -113,11 +113,11 @@ class LayerTimes:
         return f'{value:.1f} ms'
 
     def _parts(self, model: nn.Module, progress: Callable[[int, int], None] | None) -> Iterator[tuple[str, _Part]]:
-        times = self.timeline
-        largest = sorted(times.own, key=lambda name: -times.own[name])
-        covered, tabulated = 0.0, set()
+        times, covered = self.timeline, 0.0
+        largest, tabulated = sorted(times.own, key=lambda name: -times.own[name]), set()
         for name in largest:
-            if covered <= COVERED * sum(times.own.values()) or self.table.backend == 'onnxruntime':
+            known = all(self.table.knows(call) for call in times.calls[name])
+            if known or covered <= COVERED * sum(times.own.values()) or self.table.backend == 'onnxruntime':
                 tabulated.add(name)
             covered += times.own[name]
         calls = list(dict.fromkeys(call for name in largest if name in tabulated for call in times.calls[name]))
@@ -136,11 +136,11 @@ class LayerTimes:
             for path, dim in ((widths.tensor_in, widths.dim_in), (widths.tensor_out, widths.dim_out)):
                 value = module.get_parameter(path)
                 ends.append(_End(first[id(value)], dim, value.shape[dim]))
-            known = {call: (grids[call], number) for call, number in times.calls[name].items() if call in grids}
+            tables = {call: (grids[call], number) for call, number in times.calls[name].items() if call in grids}
             own, after = times.own[name], times.after.get(name, 0.0)
             if self.table.backend == 'onnxruntime':
-                own, after = sum(grid.at(c.width_in, c.width_out) * n for c, (grid, n) in known.items()), 0.0
-            yield name, _Part(own, after, ends[0], ends[1], known)
+                own, after = sum(grid.at(c.width_in, c.width_out) * n for c, (grid, n) in tables.items()), 0.0
+            yield name, _Part(own, after, ends[0], ends[1], tables)
 
 
 @dataclass(frozen=True)

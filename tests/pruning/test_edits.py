@@ -193,6 +193,7 @@ def test_a_shared_layer_cannot_leave_alone(net):
     with pytest.raises(EditError, match='branches.1.weight is also branches.0.weight'):
         depth_edit(net, 'decoder', [0, 2])
     depth_edit(net, 'decoder', [2])
+    assert [choice.what for choice in find_edits(net) if 'layer' in choice.what] == ['decoder.layers without layer 2']
 
 
 # --- grids ----------------------------------------------------------------------------------------------------------

@@ -238,3 +238,4 @@ def test_what_cannot_be(model: VAD) -> None:
     model = build_random('VAD_nano_synthetic', {'pts_bbox_head.positional_encoding.row_num_embed': 40})
     with pytest.raises(EditError, match='row_embed.weight'):
         bev_grid_edit(model, (6, 6))
+    assert [choice for choice in find_edits(model) if 'grid' in choice.what] == []

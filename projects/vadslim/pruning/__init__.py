@@ -7,6 +7,8 @@ kept = pruner.plan(model, groups)
 structure = make_structure(model, groups, kept)
 slim = resize(model, structure)
 structure.save('structure.json')
+
+Layers and grids: ``make_structure(model, groups, kept, edits=[depth_edit(model, 'decoder', kept=[0, 2])])``.
 """
 
 from .activation import Activation

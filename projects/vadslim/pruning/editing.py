@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .depth import Depth, stack_at
-from .edits import EditError, Edits
+from .edits import Edit, EditError, Edits
 from .grid import Grid
 from .group import Group, tensors_of
 from .mask import mask
@@ -238,7 +238,7 @@ def _named(name: str, stacks: Mapping[str, Stack]) -> Stack | None:
     return stacks[hits[0]] if hits else None
 
 
-def _check_shared(model: nn.Module, edit: Depth) -> None:
+def _check_shared(model: nn.Module, edit: Edit) -> None:
     """Refuse to remove a layer that shares a parameter or buffer with what stays."""
     edits = Edits([edit.to_dict()])
     names: dict[int, list[str]] = {}
@@ -271,24 +271,35 @@ def find_edits(
     choices = []
     for stack in find_stacks(model, run):
         number = len(stack_at(model, stack.layers)._modules)
-        for layer in range(number):
-            if layer in stack.fixed or number == 1:
-                continue
+        for layer in sorted(set(range(number)) - set(stack.fixed)) if number > 1 else ():
+            others = tuple(n for n in range(number) if n != layer)
+            edit = Depth(stack.layers, number, others, stack.beside, stack.attrs)
             gone = [f'{path}.{layer}' for path in (stack.layers, *stack.beside)]
-            saved = sum(p.numel() for path in gone for p in model.get_submodule(path).parameters())
-            edit = Depth(stack.layers, number, tuple(n for n in range(number) if n != layer), stack.beside, stack.attrs)
-            mine = None if macs is None else sum(macs.get(path, 0) for path in gone)
-            choices.append(Choice(f'{stack.layers} without layer {layer}', edit.to_dict(), saved, mine))
+            if _possible(model, edit):
+                saved = sum(p.numel() for path in gone for p in model.get_submodule(path).parameters())
+                mine = None if macs is None else sum(macs.get(path, 0) for path in gone)
+                choices.append(Choice(f'{stack.layers} without layer {layer}', edit.to_dict(), saved, mine))
     for prefix, found in _declared(model):
         for fraction in fractions if isinstance(found, Resizable) else ():
             assert isinstance(found, Resizable)
             size = tuple(max(1, round(side * fraction)) for side in found.size)
             grid = _grid(prefix, found, size)
-            data, mine = grid.to_dict(), None
-            if count is not None and macs is not None:
-                mine = macs[''] - count(resize(model, make_structure(model, [], {}, edits=[data])))['']
-            choices.append(Choice(f'grid {found.name} {found.size} -> {size}', data, _params_saved(model, grid), mine))
+            if size != found.size and _possible(model, grid):
+                data, mine = grid.to_dict(), None
+                if count is not None and macs is not None:
+                    mine = macs[''] - count(resize(model, make_structure(model, [], {}, edits=[data])))['']
+                what = f'grid {found.name} {found.size} -> {size}'
+                choices.append(Choice(what, data, _params_saved(model, grid), mine))
     return choices
+
+
+def _possible(model: nn.Module, edit: Depth | Grid) -> bool:
+    try:
+        edit.check(model)
+        _check_shared(model, edit)
+    except EditError:
+        return False
+    return True
 
 
 def _params_saved(model: nn.Module, edit: Grid) -> int:

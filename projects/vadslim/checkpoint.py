@@ -13,7 +13,6 @@ A file never runs code here. Three things make that true:
 import contextlib
 import difflib
 import math
-import os
 import pickle
 import re
 import struct
@@ -27,7 +26,8 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-StrPath = str | os.PathLike[str]
+from .files import StrPath as StrPath
+from .files import atomic_write as atomic_write
 
 
 class CheckpointError(RuntimeError):
@@ -307,35 +307,6 @@ def _why(error: Exception, file: Path) -> str:
 
 
 # --- writing ------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def atomic_write(path: StrPath, mode: str = 'w') -> Iterator[IO[Any]]:
-    """Open a file for writing that appears under its name only when it is whole and on the disk.
-
-    It is written under a temporary name in the same folder, synced and renamed. On any failure, Ctrl-C
-    included, the temporary file is removed and what stood under ``path`` before stays.
-
-    Args:
-        path: the final name; its folder exists.
-        mode: ``'w'`` for UTF-8 text or ``'wb'``.
-    """
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with temporary.open(mode, encoding=None if 'b' in mode else 'utf-8') as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
 
 
 def save_checkpoint(checkpoint: Any, path: StrPath) -> None:

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from vadslim.vad.datasets.converter import convert
+    from vadslim.nuscenes_data.converter import convert
 
     console = Console(highlight=False, soft_wrap=True)
     root = Path(args.root_path)

@@ -1,4 +1,4 @@
-"""Write a synthetic dataset in the nuScenes v1.0-mini schema; see ``vadslim.vad.datasets.synthetic``."""
+"""Write a synthetic dataset in the nuScenes v1.0-mini schema; see ``vadslim.nuscenes_data.synthetic``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the dataset; returns the exit code."""
     started = time.monotonic()
     # Imported here because it takes seconds, in which --help should answer and Ctrl-C end quietly.
-    from vadslim.vad.datasets.synthetic import GenerationError, Settings, generate
+    from vadslim.nuscenes_data.synthetic import GenerationError, Settings, generate
 
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:

@@ -15,9 +15,9 @@ from mmengine.structures import InstanceData
 
 from vadslim.checkpoint import load_info
 from vadslim.cli import UserError
+from vadslim.nuscenes_data.vector_map import MAP_CLASSES, VectorMap, check_maps
 from vadslim.vad.datasets import infos
 from vadslim.vad.datasets.map_lines import map_targets
-from vadslim.vad.datasets.vector_map import MAP_CLASSES, VectorMap, check_maps
 
 CLASSES = (
     'car',

@@ -18,9 +18,10 @@ from pyquaternion import Quaternion
 
 from vadslim.checkpoint import load_info
 from vadslim.cli import UserError
+from vadslim.nuscenes_data import converter
+from vadslim.nuscenes_data.vector_map import LINE_LAYERS, POLYGON_LAYERS, LocationMap, expansion_file
 from vadslim.vad import boxes as box_numbers
-from vadslim.vad.datasets import converter, infos
-from vadslim.vad.datasets.vector_map import LINE_LAYERS, POLYGON_LAYERS, LocationMap, expansion_file
+from vadslim.vad.datasets import infos
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'create_data.py'
 VERSION = 'v1.0-mini'
@@ -225,8 +226,7 @@ def test_map_layers_are_the_devkits(nusc, synthetic_root, picked):
                 assert mine.equals_exact(theirs.geoms[0] if len(getattr(theirs, 'geoms', ())) == 1 else theirs, 1e-6)
 
 
-# --- the command
-# ----------------------------------------------------------------------------------------------------
+# --- the command ---------------------------------------------------------------------------------------------
 
 
 def test_command_writes_files(synthetic_root, tmp_path):

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vadslim.vad.boxes import heading_to_yaw
-from vadslim.vad.datasets import geometry
+from vadslim.nuscenes_data import geometry
+from vadslim.nuscenes_data.geometry import heading_to_yaw
 
 if TYPE_CHECKING:
     from nuscenes import NuScenes

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from nuscenes.utils.splits import create_splits_scenes
 
-from vadslim.vad.datasets.synthetic import GenerationError, Settings, generate, simulate
-from vadslim.vad.datasets.synthetic.build import remove_leftovers
-from vadslim.vad.datasets.synthetic.catalogue import LIDAR_TRANSLATION, MINI_TRAIN, MINI_VAL, scene_names
+from vadslim.nuscenes_data.synthetic import GenerationError, Settings, generate, simulate
+from vadslim.nuscenes_data.synthetic.build import remove_leftovers
+from vadslim.nuscenes_data.synthetic.catalogue import LIDAR_TRANSLATION, MINI_TRAIN, MINI_VAL, scene_names
 
 REPOSITORY = Path(__file__).parents[2]
 TOOL = REPOSITORY / 'tools' / 'data_converter' / 'make_synthetic_nuscenes.py'
@@ -103,7 +103,7 @@ def test_folder_that_appears_meanwhile_is_left_alone(tmp_path, monkeypatch, over
         out.mkdir()
         (out / 'mine.txt').write_text('precious')
 
-    monkeypatch.setattr('vadslim.vad.datasets.synthetic.build._build', build)
+    monkeypatch.setattr('vadslim.nuscenes_data.synthetic.build._build', build)
     with pytest.raises(GenerationError, match='cannot write'):
         generate(out, TINY, overwrite=overwrite)
     assert [path.name for path in tmp_path.rglob('*')] == ['data', 'mine.txt']
@@ -233,7 +233,7 @@ def _commands(scene):
 def test_all_commands_occur_and_plans_differ(monkeypatch, seed):
     """In train and val every command is frequent, and no single plan per command fits."""
     # The ego does not react to the background, which takes most of the time.
-    monkeypatch.setattr('vadslim.vad.datasets.synthetic.population._Builder._populate', lambda _: None)
+    monkeypatch.setattr('vadslim.nuscenes_data.synthetic.population._Builder._populate', lambda _: None)
     scenes = {name: simulate(name, Settings(seed=seed)) for name in (*MINI_VAL, *MINI_TRAIN)}
     for names in (MINI_VAL, MINI_TRAIN):
         commands = [(c, scenes[n], k) for n in names for k, c in enumerate(_commands(scenes[n]))]

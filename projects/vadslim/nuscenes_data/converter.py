@@ -14,10 +14,10 @@ import numpy as np
 
 from vadslim.checkpoint import dump_info
 from vadslim.cli import UserError
-from vadslim.vad.datasets import geometry
-from vadslim.vad.datasets.agents import AnnotationTable
-from vadslim.vad.datasets.ego import CanBus, SceneEgo
-from vadslim.vad.datasets.vector_map import check_maps
+from vadslim.nuscenes_data import geometry
+from vadslim.nuscenes_data.agents import AnnotationTable
+from vadslim.nuscenes_data.ego import CanBus, SceneEgo
+from vadslim.nuscenes_data.vector_map import check_maps
 
 if TYPE_CHECKING:
     from nuscenes import NuScenes

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vadslim.cli import UserError
-from vadslim.vad.datasets import geometry
+from vadslim.nuscenes_data import geometry
 
 EGO_LENGTH, EGO_WIDTH = 4.084, 1.85  # metres, Renault Zoe
 WHEEL_BASE = 2.588

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
 
     from vadslim.nuscenes_data.converter import convert
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     root = Path(args.root_path)
     can_bus = args.canbus or (root if (root / 'can_bus').is_dir() else root.parent)
     versions = [args.version]
@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
             args.extra_tag,
             args.max_sweeps,
             partial(track, description=f'{version}: scenes', console=console),
+            console.print,
         )
         for path, frames in files:
             console.print(f'{path}: {frames} frames')

@@ -128,11 +128,13 @@ class VADNuScenesDataset(BaseDataset):
         records = content.get('infos') if isinstance(content, dict) else None
         if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
             raise UserError(f'{self.ann_file}: not an info file of VAD (no list "infos")')
+        if not records:
+            raise UserError(f'{self.ann_file}: holds no frame; convert scenes of this split')
         missing = [key for key in _NEEDED if any(key not in record for record in records)]
         if missing:
             raise UserError(f'{self.ann_file}: not an info file of VAD (without {", ".join(missing)})')
         self._metainfo |= {k: v for k, v in content.get('metadata', {}).items() if k not in self._metainfo}
-        if records and not (first := Path(self._images(records[0])[0])).is_file():
+        if not (first := Path(self._images(records[0])[0])).is_file():
             raise UserError(f'{first}: no such image; data_root must be the folder of nuScenes')
         if self.with_map:
             check_maps(self.data_root, {record['map_location'] for record in records})

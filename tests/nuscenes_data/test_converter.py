@@ -1,6 +1,4 @@
-"""Info files against what the nuScenes devkit computes from the same tables, and the errors of the
-command.
-"""
+"""Info files against what the nuScenes devkit computes from the same tables, and the errors of the command."""
 
 import pickle
 import subprocess

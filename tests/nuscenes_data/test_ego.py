@@ -29,9 +29,7 @@ def test_rigid_inverse():
 
 
 def drive(turn: float, num: int = 9) -> SceneEgo:
-    """One metre ahead per key frame, turning by ``turn`` radians each; the ego's x axis points forward,
-    the LiDAR's
-    y axis does."""
+    """One metre per key frame, turning by ``turn`` radians each; the ego's x axis and the LiDAR's y point ahead."""
     headings = np.arange(num) * turn
     steps = np.column_stack([np.cos(headings), np.sin(headings), np.zeros(num)])
     rotations = np.array([Quaternion(axis=[0, 0, 1], radians=h).elements for h in headings])

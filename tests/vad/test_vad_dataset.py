@@ -1,6 +1,4 @@
-"""The dataset on synthetic nuScenes: queues, ground truth, paths, loading through MMEngine, and its
-errors.
-"""
+"""The dataset on synthetic nuScenes: queues, ground truth, paths, loading through MMEngine, and its errors."""
 
 import copy
 import pickle

@@ -9,6 +9,7 @@ from . import (  # noqa: F401
     decoders,
     deformable_attention,
     detector,
+    epoch_hook,
     groups,
     head,
     losses,

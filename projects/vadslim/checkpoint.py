@@ -176,7 +176,7 @@ def load_checkpoint(path: StrPath, map_location: Any = 'cpu') -> dict[str, Any]:
     Raises:
         CheckpointError: no such file; an empty, truncated or foreign one; a pickle that names more than data.
     """
-    file = _existing_file(path)
+    file = check_file(path)
     try:
         with _only(_CHECKPOINT_NAMES):
             checkpoint = _plain(torch.load(file, map_location=map_location, weights_only=True))
@@ -211,7 +211,7 @@ def load_info(path: StrPath) -> Any:
     Raises:
         CheckpointError: no such file, an empty or truncated one, or a pickle that names anything else.
     """
-    file = _existing_file(path)
+    file = check_file(path)
     try:
         with file.open('rb') as stream:
             return _plain(_InfoUnpickler(stream).load())
@@ -265,7 +265,12 @@ def _is_beside(value: str, file: Path) -> bool:
     return path.name.startswith('best_') and path.parent.resolve() == file.parent.resolve()
 
 
-def _existing_file(path: StrPath) -> Path:
+def check_file(path: StrPath) -> Path:
+    """Check that a file is there, is not empty and can be opened.
+
+    Raises:
+        CheckpointError: says what is wrong, or names the nearest file.
+    """
     file = Path(path)
     if file.is_dir():
         raise CheckpointError(f'{file}: is a folder, not a file')

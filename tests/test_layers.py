@@ -230,6 +230,12 @@ def test_importing_vadslim_is_light():
     run(blocked({'torch', 'numpy', 'mmengine'}, 'import vadslim'))
 
 
+def test_nuscenes_data_is_light():
+    names = ('converter', 'synthetic', 'vector_map')
+    lines = '; '.join(f'import vadslim.nuscenes_data.{name}' for name in names)
+    run(blocked({'torch', 'mmengine', *HEAVY}, lines))
+
+
 # --- old paths ----------------------------------------------------------------------------------------------
 
 

@@ -174,7 +174,7 @@ def test_command_says_mistakes_in_one_line(tool, tiny, tmp_path, capsys):
     blocked = tmp_path / 'file'
     blocked.write_text('')
     for arguments, words in (
-        (['--out', str(blocked / 'data')], 'cannot write'),
+        (['--out', str(blocked / 'data')], 'is a file, not a folder'),
         (['--out', str(tmp_path)], 'not written by this tool'),
         (['--out', str(tiny), '--scenes', '3'], '--overwrite'),
         (['--out', str(tmp_path / 'new'), '--scenes', '11'], '2 to 10'),

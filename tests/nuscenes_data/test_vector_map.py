@@ -106,6 +106,9 @@ def test_errors_name_the_file(town):
     bad.write_text('{')
     with pytest.raises(UserError, match='bad.json: not a map expansion file'):
         vector_map.LocationMap(bad)
+    bad.write_text('{"version": "1.3", "node": []}')
+    with pytest.raises(UserError, match="bad.json: not a map expansion file .*'line'"):
+        vector_map.LocationMap(bad)
     bad.write_text('{"version": "1.0"}')
     with pytest.raises(UserError, match='1.0 is outdated'):
         vector_map.LocationMap(bad)

@@ -290,6 +290,9 @@ def test_errors(config, info_dir, tmp_path):
     dump_info({'data_list': []}, tmp_path / 'other.pkl')
     with pytest.raises(UserError, match='no list "infos"'):
         build(ann_file=str(tmp_path / 'other.pkl'))
+    dump_info({'infos': []}, tmp_path / 'other.pkl')
+    with pytest.raises(UserError, match='holds no frame'):
+        build(ann_file=str(tmp_path / 'other.pkl'))
     dump_info({'infos': [{'token': 'a'}]}, tmp_path / 'other.pkl')
     with pytest.raises(UserError, match='without scene_token, frame_idx, timestamp'):
         build(ann_file=str(tmp_path / 'other.pkl'))

@@ -88,13 +88,20 @@ def convert(
         any_can_bus |= bool(messages)
         if messages.gap:
             gaps.setdefault(messages.gap, []).append(scene['name'])
-        infos[split] += list(scene_infos(nusc, scene, messages, table, max_sweeps))
+        try:
+            infos[split] += list(scene_infos(nusc, scene, messages, table, max_sweeps))
+        except KeyError as error:  # the devkit looked up a token
+            place = f'{root}/{version}: no record {error}, which {scene["name"]} needs'
+            raise UserError(f'{place}; unpack the tables of nuScenes again') from error
     if not any_can_bus:
         raise UserError(f'{can_bus}: no CAN bus messages of any scene of {version}')
     for gap, names in gaps.items():
         say(f'{_some(names, len(scenes))}: {gap}')
     files = {Path(out_dir) / f'{tag}_infos_temporal_{split}.pkl': frames for split, frames in infos.items()}
+    earlier = [path for path in files if path.exists()]
     _write(files, version)
+    for path in earlier:
+        say(f'{path}: the earlier file was replaced')
     return [(path, len(frames)) for path, frames in files.items()]
 
 

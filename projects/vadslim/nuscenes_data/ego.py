@@ -116,9 +116,9 @@ class CanBus:
         )
         steering = _columns(Path(folder) / f'{scene}_steeranglefeedback.json', ('value',), width=1)
         if poses is None:
-            self.gap = f'no messages in SCENE_pose.json; {_NO_POSE}'
+            self.gap = f'no messages in can_bus/SCENE_pose.json; {_NO_POSE}'
         elif steering is None:
-            self.gap = f'no messages in SCENE_steeranglefeedback.json; {_NO_STEERING}'
+            self.gap = f'no messages in can_bus/SCENE_steeranglefeedback.json; {_NO_STEERING}'
         if poses is not None:
             self._times, self._poses = poses
         if steering is not None:

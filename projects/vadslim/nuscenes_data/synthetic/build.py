@@ -86,6 +86,9 @@ def _marker(settings: Settings, files: int, size: int) -> dict[str, object]:
 
 def _find_existing(out: Path, settings: Settings, overwrite: bool) -> Result | None:
     """The dataset that is already there with these settings, or None when ``out`` may be written."""
+    place = next(parent for parent in out.parents if parent.exists())
+    if not place.is_dir():
+        raise UserError(f'{out}: {place} is a file, not a folder')
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / MARKER).is_file():

@@ -29,6 +29,33 @@ class Relu(Flip):
     """Not what its name says."""
 
 
+class Standardised(nn.Linear):
+    """Not what its base class is."""
+
+    def forward(self, x):
+        return functional.linear(x, self.weight - self.weight.mean(1, keepdim=True), self.bias)
+
+
+class Adapted(nn.Linear):
+    """What its base class is, as long as the second adapter is zero."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+        self.down, self.up = nn.Parameter(torch.randn(1, inputs)), nn.Parameter(torch.zeros(outputs, 1))
+
+    def forward(self, x):
+        return super().forward(x) + x @ self.down.t() @ self.up.t()
+
+
+class Same(nn.Linear):
+    """What its base class is, with a check."""
+
+    def forward(self, x):
+        if x.numel() == 0:
+            raise ValueError('nothing to do')
+        return super().forward(x)
+
+
 class Net(nn.Module):
     """Two hidden layers of 6 and an output of 2; what happens between them is ``body(net, x)``."""
 
@@ -39,6 +66,9 @@ class Net(nn.Module):
         self.wide = nn.Linear(12, 2)
         self.table = nn.Embedding(3, 6)
         self.norm = nn.BatchNorm1d(5)
+        self.standardised, self.adapted, self.same = Standardised(6, 2), Adapted(6, 2), Same(6, 2)
+        self.recurrent = nn.GRU(6, 2, batch_first=True)
+        self.root = nn.RMSNorm(6)
         self.register_buffer('scale', torch.rand(1, 6))
         self.register_buffer('flags', torch.arange(6) % 2 == 0)
 
@@ -80,6 +110,13 @@ PROTECTED = {
     'the weight without gradient': lambda net, x: (net.two(net.one(x)), x @ net.one.weight.detach().t()),
     'the weight as output': lambda net, x: (net.two(net.one(x)), net.one.weight),
     'an output in an object': lambda net, x: (net.two(net.one(x)), Answer(net.one(x))),
+    'a layer that is not its base class': lambda net, x: net.standardised(net.one(x)),
+    'an adapter beside the weight': lambda net, x: net.adapted(net.one(x)),
+    'a recurrent layer': lambda net, x: net.recurrent(net.one(x)[:, None])[0],
+    'a norm by root mean square': lambda net, x: net.two(net.root(net.one(x))),
+    'channels that change places': lambda net, x: net.two(net.one(x).roll(1, 1)),
+    'a gate over half the weight': lambda net, x: net.two(net.one(x)) * net.one.weight[:2, 0],
+    'einsum': lambda net, x: net.two(torch.einsum('bi,oi->bo', net.one(x), net.hidden.weight)),
     'a norm along another dim': lambda net, x: net.two(net.norm(net.one(x)[:, None].expand(-1, 5, -1))),
 }
 
@@ -98,6 +135,8 @@ FREE = {
     'rows of a table': lambda net, x: net.two(net.one(x)[:, None] + net.table.weight[None]),
     'one tensor twice': lambda net, x: net.wide(torch.cat([net.one(x), net.one(x)], 1)),
     'chunks, concatenated': lambda net, x: net.two(torch.cat(net.one(x).chunk(2, 1)[::-1], 1)),
+    'a layer that is its base class': lambda net, x: net.same(net.one(x)),
+    'rows of a longer table': lambda net, x: net.two(net.one(x)[:, None] + net.table.weight[:2]),
     'an input changed in place': lambda net, x: net.two(net.one(x.clone().mul_(2))),
 }
 

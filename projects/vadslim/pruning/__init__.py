@@ -16,7 +16,7 @@ from .group import Attr, Group, GroupError, Index, Slice, blocks, check_groups, 
 from .importance import L1, L2, BNScale, Importance, Random
 from .mask import mask
 from .optimizer_state import optimizer_param_names, slice_optimizer_state
-from .proof import ProofError, check_group
+from .proof import ProofError, check_group, wrong_groups
 from .pruner import PatternError, PlanRow, StructuredPruner, params_saved
 from .slim import follows_tensors, resize, slice_state_dict
 from .structure import Structure, StructureError, architecture_hash, compose, make_structure
@@ -60,4 +60,5 @@ __all__ = [
     'run_example',
     'slice_optimizer_state',
     'slice_state_dict',
+    'wrong_groups',
 ]

@@ -115,6 +115,15 @@ class Layer:
         assert ids is not None, f'{self.name} has no weight'
         return ids
 
+    def _width(self, size: int) -> np.ndarray:
+        """Elements that stand for the width of a norm without tensors, which only a number of it tells."""
+        seen = (self.name + ':width', 0) in self.elements.spaces
+        ids = self.elements.space(self.name + ':width', 0, size)
+        attr = Attr(self.name, 'num_channels' if isinstance(self.part, nn.GroupNorm) else 'num_features')
+        for element in [] if seen else ids.tolist():
+            self.elements.count(attr, element)
+        return ids
+
     def _bias(self, ids: np.ndarray) -> None:
         bias = self._vector('bias')
         if bias is not None:
@@ -145,7 +154,7 @@ class Layer:
         if isinstance(part, nn.LayerNorm) and (len(part.normalized_shape) != 1 or part.weight is None):
             self.elements.mark(ids, f'{self.name} is a LayerNorm whose width no vector of weights tells')
             return ids
-        for own in self.reading():
+        for own in self.reading() or [self._width(len(ids))]:
             self.elements.unite(ids, own)
         if isinstance(part, nn.GroupNorm) and (self.name + ':groups', 0) not in self.elements.spaces:
             heads = self.elements.space(self.name + ':groups', 0, part.num_groups)

@@ -61,20 +61,24 @@ def check_group(
     return worst
 
 
-def protect_wrong(module: nn.Module, groups: Sequence[Group], run: Run) -> list[Group]:
-    """Protect the Groups whose slim network does not compute what the masked one does.
+def wrong_groups(
+    module: nn.Module, groups: Sequence[Group], kept: Mapping[str, Sequence[int]], run: Run
+) -> dict[str, str]:
+    """The Groups whose slim network does not compute what the masked one does, and how they differ; {} if all is well.
 
-    Half of the units of all Groups are taken away at once. Only if that goes wrong are the guilty ones looked for, by
-    halving. Networks that do not run in float64 are compared as they are, more loosely.
+    All are slimmed at once. Only if that goes wrong are the guilty ones looked for, by halving. A module that does not
+    run in float64 is compared as it is, more loosely. Arguments as in ``check_group``.
     """
 
     def trouble(some: Sequence[Group]) -> str:
-        kept = {group.name: _half(group) for group in some}
         try:
-            (worst, why), rtol = _compare(module, some, kept, run, torch.float64), RTOL
+            (worst, why), rtol = _compare(module, groups, of(some), run, torch.float64), RTOL
         except RuntimeError:  # float32 tensors are made inside
-            (worst, why), rtol = _compare(module, some, kept, run, None), RTOL_FLOAT32
+            (worst, why), rtol = _compare(module, groups, of(some), run, None), RTOL_FLOAT32
         return '' if worst <= rtol else why
+
+    def of(some: Sequence[Group]) -> dict[str, Sequence[int]]:
+        return {group.name: kept[group.name] for group in some}
 
     def search(some: Sequence[Group]) -> dict[str, str]:
         why = trouble(some) if some else ''
@@ -84,7 +88,12 @@ def protect_wrong(module: nn.Module, groups: Sequence[Group], run: Run) -> list[
         found = {**search(some[:middle]), **search(some[middle:])}
         return found or dict.fromkeys((group.name for group in some), why)
 
-    wrong = search([group for group in groups if not group.protected and group.num_units > group.min_units])
+    return search([group for group in groups if len(kept.get(group.name, range(group.num_units))) < group.num_units])
+
+
+def protect_wrong(module: nn.Module, groups: Sequence[Group], run: Run) -> list[Group]:
+    """Try what is left without half of the units of all Groups, and protect those that are wrong."""
+    wrong = wrong_groups(module, groups, {group.name: _half(group) for group in groups if not group.protected}, run)
     result = []
     for group in groups:
         if group.name in wrong:

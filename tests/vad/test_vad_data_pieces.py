@@ -111,10 +111,15 @@ def test_missing_and_broken_images_are_named(tmp_path):
     load = VADLoadMultiViewImages()
     with pytest.raises(UserError, match='none.jpg: no such image'):
         load({'img_path': [str(tmp_path / 'none.jpg')]})
-    for content in (b'not a picture', b''):
+    whole = cv2.imencode('.jpg', np.random.default_rng(0).integers(0, 255, (90, 160, 3), np.uint8))[1].tobytes()
+    (tmp_path / 'good.jpg').write_bytes(whole)
+    assert load({'img_path': [str(tmp_path / 'good.jpg')]})['img'][0].shape == (90, 160, 3)
+    for content in (b'not a picture', b'', whole[: len(whole) // 2], whole[:-2]):
         (tmp_path / 'bad.jpg').write_bytes(content)
         with pytest.raises(UserError, match='bad.jpg: not a readable image'):
             load({'img_path': [str(tmp_path / 'bad.jpg')]})
+    with pytest.raises(UserError, match='cannot be read: Is a directory'):
+        load({'img_path': [str(tmp_path)]})
 
 
 def test_reduced_images_keep_projections_true(tmp_path):

@@ -15,6 +15,7 @@ MAP_COLORS = ('#e08214', '#5e3c99', '#1a9850')  # divider, pedestrian crossing, 
 MAP_NAMES = ('divider', 'crossing', 'road edge')
 PATH_COLORS = ('#1f78b4', '#e31a1c', '#ff9f1c', '#6a3d9a')
 EGO_SIZE = (1.85, 4.084)  # width, length (m) of the nuScenes car
+EGO_AHEAD = 0.5  # of the LiDAR lies the car's centre (m), as the collision metric has it
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def plot_paths(
         width, length = EGO_SIZE
         axes.fill(
             [-width / 2, width / 2, width / 2, -width / 2],
-            [-length / 2, -length / 2, length / 2, length / 2],
+            [EGO_AHEAD - length / 2] * 2 + [EGO_AHEAD + length / 2] * 2,
             fc='#2b2b2b',
             zorder=3,
         )

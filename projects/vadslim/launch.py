@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -119,7 +120,8 @@ def torchrun(module: str, argv: Sequence[str], processes: int) -> int:
     root = str(Path(__file__).parents[1])
     os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
     threads = 1 if torch.cuda.is_available() else max(1, (os.cpu_count() or 1) // processes)
-    os.environ.setdefault('OMP_NUM_THREADS', str(threads))  # torchrun takes 1, with a warning
+    for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):  # or torchrun and MMEngine take 1, with warnings
+        os.environ.setdefault(name, str(threads))
     for name in list(logging.root.manager.loggerDict):
         if name.startswith('torch.distributed.elastic'):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is said by the process itself
@@ -175,6 +177,8 @@ def init_distributed(launcher: str, dist_cfg: dict[str, Any] | None = None) -> N
             dist_cfg['backend'] = 'gloo'
             # init_dist chooses a CUDA device for every launcher; where there is none that is an error
             stack.enter_context(mock.patch.object(torch.cuda, 'set_device', lambda device: None))
+        if multiprocessing.get_start_method(allow_none=True) is None:
+            multiprocessing.set_start_method('fork')  # as the Runner does; init_dist would choose another
         mmengine.dist.init_dist(launcher, **dist_cfg)
 
 

@@ -21,6 +21,7 @@ from .cli import UserError, say
 # what MMEngine's Runner reads beside its own arguments
 RUNNER_KEYS = {
     'activation_checkpointing',
+    'auto_scale_lr',
     'compile',
     'custom_imports',
     'efficient_conv_bn_eval',

@@ -26,7 +26,7 @@ def _run(argv: Sequence[str]) -> int:
     training = options.mode is not None and not options.dry_run
     _work(options, machine.device, launcher, training and not machine.processes)
     if training and machine.processes:  # the pruning took one process, and its folder is reused
-        return torchrun('vadslim.slimming.cli', argv, machine.processes)
+        return torchrun('vadslim.slimming', argv, machine.processes)
     return 0
 
 
@@ -47,7 +47,3 @@ def _work(options: Options, device: str, launcher: str, training: bool) -> None:
     config = on_rank_0(lambda: prune(options, device, console))
     if config is not None and training:
         train(config, options, launcher)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ def load_network(path: Path, options: Sequence[str], checkpoint: Path | None, se
     if data is not None:
         structure = Structure.from_dict(data, where=str(checkpoint))
     if state is None and hasattr(dense, 'init_weights'):
-        _init_weights(dense)
+        with quiet():
+            dense.init_weights()
     model = dense if structure is None else resize(dense, structure)
     if state is not None:
         problems = differences(model, state)
@@ -86,13 +88,14 @@ def load_network(path: Path, options: Sequence[str], checkpoint: Path | None, se
     return Network(cfg, model.to(device).eval(), dense.to(device).eval(), structure, content)
 
 
-def _init_weights(model: nn.Module) -> None:
-    """Initialises a model without the line that MMEngine logs for every tensor."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps MMEngine from logging a line for every tensor, as it does when it initialises or builds an optimizer."""
     logger = MMLogger.get_current_instance()
     level = logger.level
-    logger.setLevel('WARNING')
+    logger.setLevel('ERROR')
     try:
-        model.init_weights()
+        yield
     finally:
         logger.setLevel(level)
 

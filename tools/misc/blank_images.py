@@ -5,7 +5,6 @@
 ``random`` in place of the checkpoint measures the untrained network.
 """
 
-import argparse
 import copy
 import logging
 import random
@@ -19,7 +18,7 @@ from vadslim import cli
 
 def main(argv: Sequence[str]) -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(prog='blank_images.py', description=__doc__.splitlines()[0])
+    parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument('config')
     parser.add_argument('checkpoint', help='a file, or the word random')
     parser.add_argument('--seed', type=int, default=0, help='of random weights and of the drawn history (0)')

@@ -1,6 +1,5 @@
 """Print the L2 of the best constant plan per command: ``python tools/misc/constant_plan.py CONFIG``."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -9,7 +8,7 @@ from vadslim import cli
 
 def main(argv: Sequence[str]) -> None:
     """Plans from the training set of a config, scored on its validation set."""
-    parser = argparse.ArgumentParser(prog='constant_plan.py', description=main.__doc__)
+    parser = cli.Parser(description=main.__doc__)
     parser.add_argument('config')
     args = parser.parse_args(argv)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,7 +52,7 @@ def check_group(
         ProofError: It is above ``rtol``, the outputs differ in shape, or the slim copy does not run.
     """
     groups = [groups] if isinstance(groups, Group) else groups
-    worst, why = _compare(module, groups, kept, run, torch.float64)
+    worst, why = _compare(module, groups, kept, run, double=True)
     if not worst <= rtol:
         names = ', '.join(g.name for g in groups if len(kept.get(g.name, range(g.num_units))) < g.num_units)
         raise ProofError(f'{names[:200]}: {why}, {rtol:g} is allowed')
@@ -72,9 +70,9 @@ def wrong_groups(
 
     def trouble(some: Sequence[Group]) -> str:
         try:
-            (worst, why), rtol = _compare(module, groups, of(some), run, torch.float64), RTOL
+            (worst, why), rtol = _compare(module, groups, of(some), run, double=True), RTOL
         except RuntimeError:  # float32 tensors are made inside
-            (worst, why), rtol = _compare(module, groups, of(some), run, None), RTOL_FLOAT32
+            (worst, why), rtol = _compare(module, groups, of(some), run, double=False), RTOL_FLOAT32
         return '' if worst <= rtol else why
 
     def of(some: Sequence[Group]) -> dict[str, Sequence[int]]:
@@ -110,29 +108,13 @@ def _half(group: Group) -> list[int]:
 
 
 def _compare(
-    module: nn.Module,
-    groups: Sequence[Group],
-    kept: Mapping[str, Sequence[int]],
-    run: Run,
-    dtype: torch.dtype | None,
+    module: nn.Module, groups: Sequence[Group], kept: Mapping[str, Sequence[int]], run: Run, double: bool
 ) -> tuple[float, str]:
-    """Largest relative difference of the slim copy to the masked twin, and what it is in words.
-
-    ``dtype`` is that of both; None leaves the module as it is.
-    """
-    dense = copy.deepcopy(module)
-    dense.eval()  # some modules return nothing here
-    if dtype is not None:
-        dense.to(dtype)
-        dense.register_forward_pre_hook(_cast_inputs(dtype), with_kwargs=True)
-    twin = mask(dense, groups, kept)
-    structure = make_structure(dense, groups, kept)
-    with _same_conditions(dtype):
-        expected = _floating(run(twin))
+    """Largest relative difference of the slim copy to the masked twin, and what it is in words."""
+    structure = make_structure(module, groups, kept)
+    expected = _outputs(mask(module, groups, kept), run, double)
     try:
-        slim = resize(dense, structure)
-        with _same_conditions(dtype):
-            result = _floating(run(slim))
+        result = _outputs(resize(module, structure), run, double)
     except Exception as error:  # the module's own code may raise anything
         said = ' '.join(str(error).replace(';', ',').split())
         return float('inf'), f'the slim copy does not run: {said[:200] or type(error).__name__}'
@@ -141,29 +123,27 @@ def _compare(
     return worst, f'slim and masked differ {how}'
 
 
-@contextmanager
-def _same_conditions(dtype: torch.dtype | None) -> Iterator[None]:
-    """No gradients; the same random numbers; new tensors are of ``dtype``."""
-    before = torch.get_default_dtype()
+def _outputs(module: nn.Module, run: Run, double: bool) -> list[Tensor]:
+    """The floating-point outputs of a module that is used for nothing else, with the same random numbers each time."""
+    module.eval()  # some modules return nothing here
+    dtype = torch.get_default_dtype()
+    if double:
+        module.double().register_forward_pre_hook(_double_inputs, with_kwargs=True)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        torch.set_default_dtype(dtype or before)
+        torch.set_default_dtype(torch.float64 if double else dtype)
         try:
-            yield
+            return [tensor for tensor in tensors_in(run(module)) if tensor.is_floating_point()]
         finally:
-            torch.set_default_dtype(before)
+            torch.set_default_dtype(dtype)
 
 
-def _cast_inputs(dtype: torch.dtype) -> Callable[..., tuple[Any, Any]]:
+def _double_inputs(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
     def cast(tensor: Tensor) -> Tensor:
         # a copy: some models change their inputs in place
-        return tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor
+        return tensor.to(torch.float64, copy=True) if tensor.is_floating_point() else tensor
 
-    return lambda module, args, kwargs: (map_tensors(args, cast), map_tensors(kwargs, cast))
-
-
-def _floating(value: Any) -> list[Tensor]:
-    return [tensor for tensor in tensors_in(value) if tensor.is_floating_point()]
+    return map_tensors(args, cast), map_tensors(kwargs, cast)
 
 
 def max_error(result: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

@@ -46,6 +46,9 @@ def declares_traces(module_class: type[nn.Module]) -> Callable[[TraceDeclaration
 def find_groups(model: nn.Module, example: Any = None, allow_frozen: bool = False) -> list[Group]:
     """The Groups of a model, in the order of its tensors.
 
+    What was traced is tried at once, without half of its units: Groups whose slim network does not compute what the
+    masked one does are protected. That takes two forwards in float64.
+
     Args:
         model: Any torch model; it is left as it is.
         example: A tensor, a tuple (positional arguments), a dict (keyword arguments) or a function run(model)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from mmcv.cnn.bricks.transformer import FFN
 from torch import nn
 
@@ -23,8 +24,8 @@ from .detector import VAD
 from .head import VADHead
 from .transformer import VADPerceptionTransformer
 
-# Layers that treat each feature by itself, between the two linear layers that share it.
-_PER_FEATURE = (nn.LayerNorm, nn.ReLU, nn.GELU, nn.Dropout, nn.Identity)
+# Layers that leave each feature at its place, between the two linear layers that share it.
+_IN_PLACE = (nn.LayerNorm, nn.ReLU, nn.GELU, nn.Dropout, nn.Identity)
 
 
 def perceptron_groups(net: nn.Sequential, prefix: str) -> list[Group]:
@@ -45,7 +46,7 @@ def perceptron_groups(net: nn.Sequential, prefix: str) -> list[Group]:
         tensors = []
         for number in range(first, second):
             layer = net[number]
-            if number > first and not isinstance(layer, _PER_FEATURE):
+            if number > first and not isinstance(layer, _IN_PLACE):
                 raise TypeError(f'{prefix}.{names[number]}: a {type(layer).__name__} is no layer of a perceptron')
             tensors += [f'{names[number]}.{name}' for name, _ in layer.named_parameters()]
         width = net[first].out_features
@@ -150,7 +151,7 @@ def image_traces(model: VAD, example: Any) -> list[Trace]:
     """Backbone and neck, with one small image. The neck's output is read by ``cams_embeds`` and the encoder."""
 
     def run(child: VAD) -> Any:
-        weight = next(child.img_backbone.parameters())
-        return child.img_neck(child.img_backbone(weight.new_zeros(1, 3, 64, 96)))
+        image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+        return child.img_neck(child.img_backbone(image.to(next(child.img_backbone.parameters()))))
 
     return [Trace('', run)]

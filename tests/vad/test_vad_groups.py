@@ -33,6 +33,7 @@ from vadslim.vad.detector import VAD
 from vadslim.vad.example import example_frames, example_queue, run_example
 
 RATIOS = (0.1, 0.3, 0.5, 0.7)
+IMAGE_HW = (64, 96)
 SMALL = {
     'pts_bbox_head.bev_h': 20,
     'pts_bbox_head.bev_w': 20,
@@ -72,7 +73,7 @@ def model() -> VAD:
 
 @pytest.fixture(scope='module')
 def groups(model: VAD) -> list[Group]:
-    return find_groups(model, example_frames((96, 160), 1))
+    return find_groups(model, example_frames(IMAGE_HW, 1))
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -246,7 +247,7 @@ def check_against(
 
 @pytest.mark.parametrize('ratio', RATIOS)
 def test_all_groups_together_over_two_frames(model: VAD, groups: list[Group], ratio: float) -> None:
-    frames = [({'img': inputs['img'].double()}, samples) for inputs, samples in example_frames((96, 160), 2)]
+    frames = [({'img': inputs['img'].double()}, samples) for inputs, samples in example_frames(IMAGE_HW, 2)]
     kept = {group.name: some_units(group, ratio) for group in prunable(groups)}
     check_group(model, groups, kept, lambda m: run_example(m, frames))
 
@@ -256,7 +257,7 @@ def test_a_slim_network_trains(model: VAD, groups: list[Group], ratio: float) ->
     pruner = StructuredPruner(ratio, allocation=Uniform())
     slim = resize(model, make_structure(model, groups, pruner.plan(model, groups))).train()
     optimizer = torch.optim.AdamW((p for p in slim.parameters() if p.requires_grad), lr=1e-4)
-    inputs, samples = example_queue((64, 96), 2)
+    inputs, samples = example_queue(IMAGE_HW, 2)
     losses = slim(inputs, samples, mode='loss')
     total = sum(value for name, value in losses.items() if 'loss' in name)
     total.backward()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vadslim.pruning import check_group, find_groups
+from vadslim.pruning import GroupError, check_group, find_groups
 
 
 @dataclass
@@ -154,6 +154,19 @@ def test_a_layer_without_gradients_reads_what_it_read():
     groups = {group.name: group for group in find_groups(Net(untracked), torch.randn(3, 4))}
     assert 'belongs to one, run under no_grad' in groups['one.neurons'].protected
     assert 'belongs to two, run under no_grad' in groups['hidden.neurons'].protected
+
+
+def test_scripted_parts_are_protected():
+    net = nn.Sequential(nn.Linear(4, 6), torch.jit.script(nn.Sequential(nn.ReLU(), nn.Linear(6, 5))), nn.Linear(5, 2))
+    groups = find_groups(net, torch.randn(3, 4))
+    assert not [group.name for group in groups if not group.protected]
+    assert groups[0].protected.startswith('open: reaches the operation Addmm'), groups[0].protected
+
+
+def test_what_cannot_be_copied_is_an_error_that_says_so():
+    net = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 6)), nn.Linear(6, 2))
+    with pytest.raises(GroupError, match='Sequential cannot be copied, as slimming needs it: Only Tensors'):
+        find_groups(net, torch.randn(3, 4))
 
 
 def test_channels_made_of_an_image_by_a_grouped_convolution_stay():

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from .elements import Channels, Elements, Label, Shape, Stored
 from .find import run_example
-from .group import OPEN, Group, Slice, blocks, declaration_of, first_names
+from .group import OPEN, Group, GroupError, Slice, blocks, declaration_of, first_names
 from .labels import Op, apply_rule
 from .layers import NORMS, Layer, as_stock, stock_class
 from .nesting import map_tensors, tensors_in
@@ -88,7 +88,11 @@ class _Trace:
 
     def __init__(self, module: nn.Module) -> None:
         self.first = first_names(module)
-        self.copy = copy.deepcopy(module).requires_grad_(True).eval()
+        try:
+            self.copy = copy.deepcopy(module).requires_grad_(True).eval()
+        except RuntimeError as error:  # a computed tensor is kept, as torch.nn.utils.weight_norm does
+            why = str(error).partition(' at the moment')[0]
+            raise GroupError(f'{type(module).__name__} cannot be copied, as slimming needs it: {why}') from error
         for part in self.copy.modules():
             part._forward_hooks.clear()
             part._forward_pre_hooks.clear()

@@ -25,8 +25,9 @@ def stock_class(part: nn.Module) -> type[nn.Module] | None:
     A weight that is computed (weight norm, a parametrization), or tensors besides torch's own (low-rank adapters),
     make it another layer.
     """
-    own = {*part._parameters, *part._buffers, *part._modules}
-    if not isinstance(part, LAYERS) or 'weight' not in part._parameters or own - {*VECTORS, 'num_batches_tracked'}:
+    if not isinstance(part, LAYERS) or 'weight' not in part._parameters:
+        return None
+    if {*part._parameters, *part._buffers, *part._modules} - {*VECTORS, 'num_batches_tracked'}:
         return None
     return next(cls for cls in type(part).__mro__ if cls.__module__.startswith('torch.nn.modules.'))
 

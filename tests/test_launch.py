@@ -157,7 +157,7 @@ def test_ctrl_c_in_training_leaves_one_line_and_no_process(tmp_path, processes):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)  # to the end of all that hold its pipes
+    _, err = process.communicate(timeout=120)  # to the end of all that hold its pipes
     assert process.returncode == 130
     assert err.strip().splitlines()[-1] == 'interrupted'
     assert 'Traceback' not in err

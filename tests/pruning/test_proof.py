@@ -60,6 +60,20 @@ def test_networks_that_know_float32_only_are_tried_as_they_are():
     assert 'tried' in find_groups(Single(lambda y: y / y.shape[1]), X)[0].protected
 
 
+def test_a_twin_that_does_not_run_protects():
+    """Zeros where there were none: the slim network may be right, but nobody can tell."""
+
+    def inverse(y):
+        if (y == 0).all(0).any():
+            raise ArithmeticError('a zero; no inverse')
+        return y
+
+    net = Net()
+    net.one.register_forward_hook(lambda module, inputs, output: inverse(output))
+    protected = find_groups(net, X)[0].protected
+    assert protected == 'tried without half of its units: the masked twin does not run: a zero, no inverse'
+
+
 def test_random_numbers_inside_are_the_same_for_both():
     class Noisy(Net):
         def forward(self, x):

@@ -15,7 +15,7 @@ from .joining import merge_reasons
 from .mask import mask
 from .nesting import map_tensors, tensors_in
 from .slim import resize
-from .structure import make_structure
+from .structure import check_kept, make_structure
 
 Run = Callable[[nn.Module], Any]
 RTOL, RTOL_FLOAT32 = 1e-9, 1e-3
@@ -68,15 +68,17 @@ def wrong_groups(
     run in float64 is compared as it is, more loosely. Arguments as in ``check_group``.
     """
 
-    def trouble(some: Sequence[Group]) -> str:
-        try:
-            (worst, why), rtol = _compare(module, groups, of(some), run, double=True), RTOL
-        except RuntimeError:  # float32 tensors are made inside
-            (worst, why), rtol = _compare(module, groups, of(some), run, double=False), RTOL_FLOAT32
-        return '' if worst <= rtol else why
+    kept = check_kept(groups, kept)
 
-    def of(some: Sequence[Group]) -> dict[str, Sequence[int]]:
-        return {group.name: kept[group.name] for group in some}
+    def trouble(some: Sequence[Group]) -> str:
+        why, part = '', {group.name: kept[group.name] for group in some}
+        for double, rtol in ((True, RTOL), (False, RTOL_FLOAT32)):
+            try:
+                worst, why = _compare(module, groups, part, run, double)
+                return '' if worst <= rtol else why
+            except Exception as error:  # the masked twin: its code may know float32 only, or raise anything
+                why = f'the masked twin does not run: {_in_one_line(error)}'
+        return why
 
     def search(some: Sequence[Group]) -> dict[str, str]:
         why = trouble(some) if some else ''
@@ -86,7 +88,7 @@ def wrong_groups(
         found = {**search(some[:middle]), **search(some[middle:])}
         return found or dict.fromkeys((group.name for group in some), why)
 
-    return search([group for group in groups if len(kept.get(group.name, range(group.num_units))) < group.num_units])
+    return search([group for group in groups if group.name in kept])
 
 
 def protect_wrong(module: nn.Module, groups: Sequence[Group], run: Run) -> list[Group]:
@@ -116,11 +118,14 @@ def _compare(
     try:
         result = _outputs(resize(module, structure), run, double)
     except Exception as error:  # the module's own code may raise anything
-        said = ' '.join(str(error).replace(';', ',').split())
-        return float('inf'), f'the slim copy does not run: {said[:200] or type(error).__name__}'
+        return float('inf'), f'the slim copy does not run: {_in_one_line(error)}'
     worst = max_error(result, expected)
     how = f'by {worst:.3g}' if np.isfinite(worst) else 'in shape or in what is not a number'
     return worst, f'slim and masked differ {how}'
+
+
+def _in_one_line(error: Exception) -> str:
+    return ' '.join(str(error).replace(';', ',').split())[:200] or type(error).__name__
 
 
 def _outputs(module: nn.Module, run: Run, double: bool) -> list[Tensor]:

@@ -313,7 +313,7 @@ def test_full_disk_leaves_the_earlier_files(synthetic_root, tmp_path, monkeypatc
             raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(pickle, 'dump', dump)
-    with pytest.raises(UserError, match=r'val.pkl: cannot be written: No space left on device'):
+    with pytest.raises(UserError, match=r'train.pkl: cannot be written: No space left on device'):
         converter.convert(synthetic_root, out, synthetic_root, VERSION)
     assert {path.name: path.read_text() for path in out.iterdir()} == old
 

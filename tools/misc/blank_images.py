@@ -60,9 +60,11 @@ def _load(config: str, checkpoint: str) -> tuple[Any, Any]:
 
     from vadslim import experiment
     from vadslim.checkpoint import load_checkpoint
+    from vadslim.hooks.structure_hook import differences, shorten
     from vadslim.options import load_config
 
     cfg = load_config(config)
+    experiment.check_trainable(cfg, config)
     if checkpoint == 'random':
         model = MODELS.build(cfg.model)
         logging.disable(logging.INFO)  # a line per parameter
@@ -73,7 +75,10 @@ def _load(config: str, checkpoint: str) -> tuple[Any, Any]:
     experiment.use_structure(cfg, content, checkpoint)
     experiment.never_download(cfg)
     model = MODELS.build(cfg.model)
-    model.load_state_dict(content.get('state_dict', content))
+    weights = experiment.weights_of(content, checkpoint)
+    if problems := differences(model, weights):
+        raise cli.UserError(f'checkpoint {checkpoint} is not one of {config}: {shorten(problems)}')
+    model.load_state_dict(weights)
     return cfg, model
 
 

@@ -15,12 +15,14 @@ def main(argv: Sequence[str]) -> None:
     from mmengine.registry import DATASETS, init_default_scope
 
     import vadslim.vad  # noqa: F401, registers the dataset
+    from vadslim.experiment import check_trainable
     from vadslim.options import load_config
     from vadslim.vad.datasets import infos
     from vadslim.vad.metrics.constant_plan import constant_plans, score_plans
 
     init_default_scope('mmdet3d')
     cfg = load_config(args.config)
+    check_trainable(cfg, args.config)
     train, val = (DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val'))
     records = [val.get_data_info(i) for i in range(len(val))]
     plans = constant_plans(infos.ego(train.get_data_info(i)) for i in range(len(train)))

@@ -117,7 +117,7 @@ def _write(files: dict[Path, list[dict]], version: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            for path, frames in files.items():
+            for path, frames in reversed(files.items()):  # the stack puts them in place the other way round
                 stream = stack.enter_context(atomic_write(path, 'wb'))
                 pickle.dump({'infos': frames, 'metadata': {'version': version}}, stream, protocol=4)
                 stream.flush()

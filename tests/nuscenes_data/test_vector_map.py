@@ -106,6 +106,8 @@ def test_errors_name_the_file(town):
     bad.write_text('{')
     with pytest.raises(UserError, match='bad.json: not a map expansion file'):
         vector_map.LocationMap(bad)
+    with pytest.raises(UserError, match='bad.json: is truncated'):
+        vector_map.check_maps(town, ['town', 'bad'])
     bad.write_text('{"version": "1.3", "node": []}')
     with pytest.raises(UserError, match="bad.json: not a map expansion file .*'line'"):
         vector_map.LocationMap(bad)

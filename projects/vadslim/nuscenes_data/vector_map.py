@@ -34,12 +34,16 @@ def expansion_file(data_root: str | Path, location: str) -> Path:
 
 
 def check_maps(data_root: str | Path, locations: Iterable[str]) -> None:
-    """Raise UserError if the map of one of the locations is missing."""
+    """Raise UserError if the map of one of the locations is missing or cut off."""
     for location in sorted(set(locations)):
         path = expansion_file(data_root, location)
         if not path.is_file():
             maps = Path(data_root) / 'maps'
             raise UserError(f'{path}: no such file; unpack the map expansion (v1.3) of nuScenes into {maps}')
+        with path.open('rb') as file:
+            file.seek(max(path.stat().st_size - 64, 0))
+            if not file.read().rstrip().endswith(b'}'):
+                raise UserError(f'{path}: is truncated; unpack the map expansion (v1.3) of nuScenes again')
 
 
 class LocationMap:

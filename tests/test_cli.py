@@ -1,5 +1,6 @@
 """One line for a user's mistake, wherever it was found."""
 
+import signal
 import subprocess
 import sys
 
@@ -24,6 +25,17 @@ def test_a_mistake_found_by_a_data_loading_worker_is_one_line(workers, capfd):
 
     assert cli.run(main, []) == 2
     assert capfd.readouterr().err.strip().splitlines()[-1] == 'error: a.jpg: not a readable image'
+
+
+def test_the_process_is_left_as_it_was(capsys):
+    before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+
+    def main(argv):
+        assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) != before
+        raise cli.UserError('no')
+
+    assert cli.run(main, []) == 2
+    assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
 
 
 LOST = """

@@ -40,8 +40,9 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     Returns:
         The exit code for ``sys.exit``.
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop)  # torchrun stops its workers so: let them close what they have open
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main:
+        terminate = signal.signal(signal.SIGTERM, _stop)  # torchrun stops its workers so: let them close their files
     hook, sys.unraisablehook = sys.unraisablehook, _repeat_interrupt
     try:
         return main(sys.argv[1:] if argv is None else argv) or 0
@@ -59,6 +60,8 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
         return 2
     finally:
         sys.unraisablehook = hook
+        if in_main:
+            signal.signal(signal.SIGTERM, terminate or signal.SIG_DFL)
 
 
 def say(line: str) -> None:

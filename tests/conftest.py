@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# A shell that starts a command in the background lets it ignore Ctrl-C, and all its children; the tests of Ctrl-C need it.
+# A command that a shell starts in the background ignores Ctrl-C, and so do its children; the tests of Ctrl-C need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

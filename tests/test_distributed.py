@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vadslim import launch
 from vadslim.checkpoint import load_checkpoint
-from vadslim.cli import UserError
 from vadslim.testing import ToyNet, write_toy_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,29 +80,3 @@ def test_two_ranks(tmp_path):
     assert saved['meta']['iter'] == 6
     assert len(saved['random_state']) == 2
     assert not torch.equal(first['bn1.running_mean'], second['bn1.running_mean'])  # they saw other images
-
-
-def test_exit_code_of_a_rank_comes_through(tmp_path):
-    script = tmp_path / 'fail.py'
-    script.write_text('import os, sys\nsys.exit(2 if os.environ["RANK"] == "1" else 0)\n')
-    assert launch.torchrun(str(script), [], 2) == 2
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason='for machines without CUDA')
-def test_counting_processes_without_cuda():
-    assert launch.count_processes(None, None) == 1
-    assert launch.count_processes(3, None) == 3
-    assert launch.count_processes(1, [0, 1, 2]) == 3
-    assert launch.count_processes(None, [7]) == 1  # ids only count
-
-
-def test_gpu_ids_must_exist(monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,6')
-    with pytest.raises(UserError, match='--gpu-ids 2: no such GPU, this machine has 0, 1'):
-        launch.count_processes(None, [0, 2])
-    with pytest.raises(UserError, match='--gpus 3'):
-        launch.count_processes(3, None)
-    assert launch.count_processes(None, [1]) == 1
-    assert os.environ['CUDA_VISIBLE_DEVICES'] == '6'

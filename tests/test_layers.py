@@ -15,27 +15,29 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 TOOLS = sorted((ROOT / 'tools').rglob('*.py'))
 
 # Part of vadslim -> the other parts that it may import. A new part needs a line here.
-BASE = {'checkpoint', 'cli', 'registry'}
+BASE = {'checkpoint', 'cli', 'files', 'registry'}
 TOOLKIT = {'analysis', 'hooks', 'pruning', 'sparse', 'stages', *BASE}
 COMMANDS = {'evaluate', 'experiment', 'launch', 'options', 'slimming', 'train'}
 ARROWS = {
     '__init__': set(),
     'registry': set(),
-    'checkpoint': set(),
+    'checkpoint': {'files'},
+    'files': set(),
+    'nuscenes_data': {'cli', 'files'},
     'cli': {'checkpoint', 'pruning'},
     'analysis': {'checkpoint', 'registry'},
     'pruning': {'checkpoint', 'registry'},
     'sparse': {'checkpoint', 'pruning', 'registry'},
     'hooks': {'pruning', 'sparse', *BASE},
     'stages': {'pruning', *BASE},
-    'vad': {'analysis', 'pruning', *BASE},
+    'vad': {'analysis', 'nuscenes_data', 'pruning', *BASE},
     'classification': {'pruning', *BASE},
     'examples': TOOLKIT,
     'testing': TOOLKIT,
     **dict.fromkeys(COMMANDS, TOOLKIT | COMMANDS),
     'demo': {'vad', *TOOLKIT, *COMMANDS},
 }
-HEAVY = {'mmcv', 'mmdet', 'mmdet3d', 'nuscenes'}  # belong to vad
+HEAVY = {'mmcv', 'mmdet', 'mmdet3d', 'nuscenes'}  # belong to vad; nuscenes to nuscenes_data as well
 
 
 def nodes(tree: ast.AST, called: bool) -> Iterator[tuple[ast.AST, bool]]:
@@ -85,7 +87,7 @@ def heavy_imports(source: str, part: str, package: str) -> list[str]:
     return [
         name
         for name, at_import in imports(source, package)
-        if part != 'vad' and name.split('.')[0] in HEAVY
+        if part != 'vad' and name.split('.')[0] in HEAVY - ({'nuscenes'} if part == 'nuscenes_data' else set())
         if at_import or part not in COMMANDS or name.split('.')[0] != 'mmcv' or name.startswith('mmcv.ops')
     ]
 
@@ -226,6 +228,12 @@ def test_the_blocker_blocks():
 
 def test_importing_vadslim_is_light():
     run(blocked({'torch', 'numpy', 'mmengine'}, 'import vadslim'))
+
+
+def test_nuscenes_data_is_light():
+    names = ('converter', 'synthetic', 'vector_map')
+    lines = '; '.join(f'import vadslim.nuscenes_data.{name}' for name in names)
+    run(blocked({'torch', 'mmengine', *HEAVY}, lines))
 
 
 # --- old paths ----------------------------------------------------------------------------------------------

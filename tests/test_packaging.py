@@ -65,3 +65,67 @@ def test_environment_needs_a_suitable_python(copy):
         'env: needs Python 3.10 or 3.11; tried false (PYTHON=/path/to/python3.11 names one)'
     ]
     assert not (copy / '.venv').exists()
+
+
+STUB = """#!/usr/bin/env bash
+# a Python that makes empty environments, and whose pip does what the file pip_says says
+case "$1 $2" in
+'-m venv') mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+'-m pip') echo "$*" >>pip_calls; . ./pip_says ;;
+'-c import pip' | '-c import mmcv.ops') ;;
+*) exec {python} "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def make_env(copy):
+    """Runs tools/env.sh with a stand-in for Python and pip, and a wheel at hand; (exit code, stdout, stderr)."""
+    stub = copy / 'python-stub'
+    stub.write_text(STUB.format(python=sys.executable))
+    stub.chmod(0o755)
+    wheels = copy / 'wheels'
+    wheels.mkdir()
+    tag = f'cp3{sys.version_info.minor}'
+    (wheels / f'mmcv-2.1.0-{tag}-{tag}-linux_{os.uname().machine}.whl').touch()
+
+    def run(pip_says=':'):
+        (copy / 'pip_says').write_text(pip_says)
+        (copy / 'pip_calls').write_text('')
+        env = {**os.environ, 'PYTHON': str(stub), 'WHEELS': str(wheels), 'HOME': str(copy)}
+        result = subprocess.run(['bash', 'tools/env.sh'], cwd=copy, env=env, capture_output=True, text=True)
+        return result.returncode, result.stdout, result.stderr
+
+    return run
+
+
+def test_environment_is_made_once(copy, make_env):
+    code, out, err = make_env('echo "Collecting torch==2.13.0"')
+    assert (code, err) == (0, '')
+    assert '    torch==2.13.0' in out.splitlines() and 'ready' in out
+    assert '.[vad,tests]' in (copy / 'pip_calls').read_text()
+    assert make_env('exit 1') == (0, '', '')
+    assert (copy / 'pip_calls').read_text() == ''
+
+
+def test_environment_after_a_failed_installation(copy, make_env):
+    """One that was cut short while unpacking starts afresh; one that could not be updated stays as it was."""
+    code, out, err = make_env('echo "Installing collected packages: torch"; echo "ERROR: no space"; exit 1')
+    assert (code, len(err.splitlines())) == (2, 1) and 'pip failed' in err and 'ERROR: no space' in out
+    (copy / '.venv' / 'half').touch()
+    code, out, _ = make_env()
+    assert code == 0 and 'starting afresh' in out and not (copy / '.venv' / 'half').exists()
+
+    with (copy / 'requirements' / 'tests.txt').open('a') as file:
+        file.write('# changed\n')
+    (copy / '.venv' / 'installed').touch()
+    assert make_env('echo "ERROR: no network"; exit 1')[0] == 2
+    code, out, _ = make_env()
+    assert code == 0 and 'afresh' not in out and (copy / '.venv' / 'installed').exists()
+
+
+def test_somebodys_environment_is_left_alone(copy, make_env):
+    (copy / '.venv' / 'bin').mkdir(parents=True)
+    code, _, err = make_env()
+    assert (code, err) == (2, 'env: .venv was not made by this command; move it away\n')
+    assert [path.name for path in (copy / '.venv').iterdir()] == ['bin']

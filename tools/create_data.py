@@ -14,16 +14,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from vadslim.cli import run
+from vadslim.cli import Parser, at_least, run
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Write the info files of VAD from nuScenes.')
+    parser = Parser(description='Write the info files of VAD from nuScenes.')
     parser.add_argument('dataset', choices=['nuscenes'], help='the data set')
     parser.add_argument('--root-path', default='./data/nuscenes', help='folder of nuScenes (samples, maps, v1.0-*)')
     parser.add_argument('--canbus', help='folder that holds can_bus (default: beside or in --root-path)')
     parser.add_argument('--version', default='v1.0', help='v1.0, v1.0-trainval, v1.0-mini or v1.0-test')
-    parser.add_argument('--max-sweeps', type=int, default=10, help='LiDAR sweeps listed per key frame')
+    parser.add_argument('--max-sweeps', type=at_least(0), default=10, help='LiDAR sweeps listed per key frame')
     parser.add_argument('--out-dir', help='folder of the info files (default: --root-path)')
     parser.add_argument('--extra-tag', default='vad_nuscenes', help='first part of the file names')
     parser.add_argument('--workers', type=int, default=1, help='ignored: one process is enough')
@@ -31,13 +31,14 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Convert one version, or two; says what was written."""
     args = parse_args(argv)
     from rich.console import Console
     from rich.progress import track
 
-    from vadslim.vad.datasets.converter import convert
+    from vadslim.nuscenes_data.converter import convert
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     root = Path(args.root_path)
     can_bus = args.canbus or (root if (root / 'can_bus').is_dir() else root.parent)
     versions = [args.version]
@@ -53,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
             args.extra_tag,
             args.max_sweeps,
             partial(track, description=f'{version}: scenes', console=console),
+            console.print,
         )
         for path, frames in files:
             console.print(f'{path}: {frames} frames')

@@ -44,10 +44,13 @@ pip() {
         while IFS= read -r line; do
             case $line in
             'Collecting '*) line=${line#Collecting } && echo "    ${line%% *}" ;;
-            'Installing collected packages'*) say 'unpacking the packages' ;;
+            'Installing collected packages'*)
+                say 'unpacking the packages'
+                : >"$unfinished" # from now on a failure leaves half of it
+                ;;
             ERROR*) echo "    $line" ;;
             esac
-        done || fail "pip failed (whole output: $log); with the cause removed, the same command starts afresh"
+        done || fail "pip failed (whole output: $log); remove the cause and run the same command again"
 }
 
 # The newest wheel of the pinned mmcv for this interpreter and machine, if there is one.
@@ -95,13 +98,16 @@ sys.exit(not pathlib.Path(s.get_path("include"), "Python.h").exists())' ||
 [ -x $venv/bin/python ] && [ ! -e $unfinished ] && [ "$(cat $venv/fingerprint 2>/dev/null)" = "$(fingerprint)" ] && exit 0
 
 python=$(find_python)
+[ ! -e $venv ] || [ -e $log ] || fail "$venv was not made by this command; move it away"
 if [ -e $unfinished ] || ! $venv/bin/python -c 'import pip' 2>/dev/null; then
     [ ! -e $unfinished ] || say 'an earlier installation was interrupted: starting afresh'
     rm -rf $venv
+    mkdir $venv
+    : >$log
+    : >$unfinished
     say "creating $venv with $("$python" -V)"
     "$python" -m venv $venv
 fi
-: >$unfinished
 : >$log
 
 wheel=$(find_wheel)
@@ -118,5 +124,5 @@ if ! loads_mmcv; then
     loads_mmcv || fail "mmcv does not load (see $log)"
 fi
 fingerprint >$venv/fingerprint
-rm $unfinished
+rm -f $unfinished
 say 'ready'

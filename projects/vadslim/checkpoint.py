@@ -13,7 +13,6 @@ A file never runs code here. Three things make that true:
 import contextlib
 import difflib
 import math
-import os
 import pickle
 import re
 import struct
@@ -27,7 +26,8 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-StrPath = str | os.PathLike[str]
+from .files import StrPath as StrPath
+from .files import atomic_write as atomic_write
 
 
 class CheckpointError(RuntimeError):
@@ -176,7 +176,7 @@ def load_checkpoint(path: StrPath, map_location: Any = 'cpu') -> dict[str, Any]:
     Raises:
         CheckpointError: no such file; an empty, truncated or foreign one; a pickle that names more than data.
     """
-    file = _existing_file(path)
+    file = check_file(path)
     try:
         with _only(_CHECKPOINT_NAMES):
             checkpoint = _plain(torch.load(file, map_location=map_location, weights_only=True))
@@ -211,7 +211,7 @@ def load_info(path: StrPath) -> Any:
     Raises:
         CheckpointError: no such file, an empty or truncated one, or a pickle that names anything else.
     """
-    file = _existing_file(path)
+    file = check_file(path)
     try:
         with file.open('rb') as stream:
             return _plain(_InfoUnpickler(stream).load())
@@ -265,7 +265,12 @@ def _is_beside(value: str, file: Path) -> bool:
     return path.name.startswith('best_') and path.parent.resolve() == file.parent.resolve()
 
 
-def _existing_file(path: StrPath) -> Path:
+def check_file(path: StrPath) -> Path:
+    """Check that a file is there, is not empty and can be opened.
+
+    Raises:
+        CheckpointError: says what is wrong, or names the nearest file.
+    """
     file = Path(path)
     if file.is_dir():
         raise CheckpointError(f'{file}: is a folder, not a file')
@@ -307,35 +312,6 @@ def _why(error: Exception, file: Path) -> str:
 
 
 # --- writing ------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def atomic_write(path: StrPath, mode: str = 'w') -> Iterator[IO[Any]]:
-    """Open a file for writing that appears under its name only when it is whole and on the disk.
-
-    It is written under a temporary name in the same folder, synced and renamed. On any failure, Ctrl-C
-    included, the temporary file is removed and what stood under ``path`` before stays.
-
-    Args:
-        path: the final name; its folder exists.
-        mode: ``'w'`` for UTF-8 text or ``'wb'``.
-    """
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with temporary.open(mode, encoding=None if 'b' in mode else 'utf-8') as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
 
 
 def save_checkpoint(checkpoint: Any, path: StrPath) -> None:

@@ -4,11 +4,16 @@
 is a fault of ours and keeps its traceback.
 """
 
+import argparse
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
 class UserError(RuntimeError):
@@ -35,24 +40,48 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     Returns:
         The exit code for ``sys.exit``.
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop)  # torchrun stops its workers so: let them close what they have open
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main:
+        terminate = signal.signal(signal.SIGTERM, _stop)  # torchrun stops its workers so: let them close their files
+    hook, sys.unraisablehook = sys.unraisablehook, _repeat_interrupt
     try:
         return main(sys.argv[1:] if argv is None else argv) or 0
     except KeyboardInterrupt:
-        say('interrupted')
-        return 130
+        return _interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it does not raise again
         return 141
     except Exception as error:
         if _was_interrupted(error):
-            say('interrupted')
-            return 130
+            return _interrupted()
         if not is_user_error(error):
             raise
-        say(f'error: {_line(error)}')
+        _complain(_line(error))
         return 2
+    finally:
+        sys.unraisablehook = hook
+        if in_main:
+            signal.signal(signal.SIGTERM, terminate or signal.SIG_DFL)
+
+
+def say(line: str) -> None:
+    """Print one line to the user, once for all ranks."""
+    if _rank() == 0:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _complain(line: str) -> None:
+    """Print an error. Of several processes the first to end ends the others: rank 0 goes first, so that what all
+    of them find is said once, and what only another finds is said too.
+    """
+    if _rank():
+        time.sleep(1)
+        line = f'process {_rank()}: {line}'
+    print(f'error: {line}', file=sys.stderr, flush=True)
+
+
+def _rank() -> int:
+    return int(os.environ.get('RANK', 0))
 
 
 def _line(error: Exception) -> str:
@@ -63,10 +92,10 @@ def _line(error: Exception) -> str:
     return ' '.join(text.split())
 
 
-def say(line: str) -> None:
-    """Print one line to the user, once for all ranks."""
-    if os.environ.get('RANK', '0') == '0':
-        print(line, file=sys.stderr, flush=True)
+def _interrupted() -> int:
+    if 'TORCHELASTIC_RUN_ID' not in os.environ:  # or whoever started torchrun says so
+        say('interrupted')
+    return 130
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
@@ -76,5 +105,73 @@ def _was_interrupted(error: BaseException | None) -> bool:
     return error is not None
 
 
+def _repeat_interrupt(lost: Any) -> None:
+    """Send a Ctrl-C again that Python has dropped: it does when it forks a data-loading worker or an object dies."""
+    if lost.exc_type is KeyboardInterrupt:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def _stop(signum: int, frame: object) -> None:
     raise SystemExit(128 + signum)
+
+
+# --- arguments ----------------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as those of the rest; options are written in full."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong with the arguments."""
+        raise UserError(f'{message} (see --help)')
+
+
+def fraction(text: str) -> float:
+    """Read a fraction to remove: at least 0 and below 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not a fraction to remove: at least 0 and below 1')
+    return value
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Make a reader of whole numbers."""
+
+    def number(text: str) -> int:
+        if not text.lstrip('+-').isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f'{text} is not a whole number of at least {least}')
+        return int(text)
+
+    return number
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> Any:
+    """Add the options that :func:`vadslim.launch.choose_machine` takes; returns their group."""
+    group = parser.add_argument_group('the machine')
+    add = group.add_argument
+    add('--gpus', type=at_least(1), metavar='N', help='number of GPUs; without CUDA, of CPU processes (1)')
+    add('--gpu-ids', type=at_least(0), nargs='+', metavar='ID', help='which of the visible GPUs')
+    add('--launcher', choices=LAUNCHERS, help='who starts the processes (torchrun, by this command)')
+    add('--local_rank', '--local-rank', type=int, help='accepted for torch.distributed.launch, not used')
+    return group
+
+
+def add_config_options(parser: Any) -> None:
+    """Add ``--cfg-options``, texts for :func:`vadslim.options.merge_texts`."""
+    parser.add_argument(
+        '--cfg-options',
+        '--options',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='KEY=VALUE',
+        help='put values over the config: a.b=1 c="[1,2]"; a key that does not exist is an error',
+    )

@@ -5,7 +5,6 @@ Every step is one of the project's own command lines, which is printed; its whol
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -21,7 +20,7 @@ from mmengine.evaluator import BaseMetric
 from rich.console import Console
 from rich.table import Table
 
-from vadslim.cli import UserError, run
+from vadslim.cli import Parser, UserError, at_least, fraction, run
 from vadslim.evaluate import evaluate as run_test
 from vadslim.evaluate import parse_args
 
@@ -48,7 +47,7 @@ class Steps:
         self.seconds: dict[str, float] = {}
         logs.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, title: str, script: str, *arguments: str | Path) -> None:
+    def __call__(self, title: str, script: str, *arguments: str | Path | float) -> None:
         """Run ``python script arguments``.
 
         Raises:
@@ -65,7 +64,6 @@ class Steps:
         with log.open('w', buffering=1) as file, self.console.status('starting') as status:
             process = subprocess.Popen(
                 [sys.executable, script, *map(str, arguments)],
-                cwd=ROOT,
                 env={'OMP_WAIT_POLICY': 'PASSIVE', **os.environ},  # threads that wait do not take a core from others
                 text=True,
                 stdout=subprocess.PIPE,
@@ -229,13 +227,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description='Train, slim, fine-tune and evaluate VAD on synthetic data.')
+    parser = Parser(description='Train, slim, fine-tune and evaluate VAD on synthetic data.')
     parser.add_argument('--out', type=Path, default=Path('demo_output'), help='(./demo_output)')
-    parser.add_argument('--ratio', default='0.3', help='fraction of units that is removed (0.3)')
-    parser.add_argument('--epochs', type=int, default=3, help='training epochs (3)')
-    parser.add_argument('--fine-tune-epochs', type=int, default=1, help='epochs after slimming (1)')
+    parser.add_argument('--ratio', type=fraction, default=0.3, help='fraction of units that is removed (0.3)')
+    parser.add_argument('--epochs', type=at_least(1), default=3, help='training epochs (3)')
+    parser.add_argument('--fine-tune-epochs', type=at_least(1), default=1, help='epochs after slimming (1)')
     args = parser.parse_args(argv)
     out = args.out.absolute()
+    os.chdir(ROOT)  # the config's data_root counts from here
     console = Console(width=None if sys.stdout.isatty() else 110)
     start = time.monotonic()
     steps = Steps(console, out / 'logs', total=7)
@@ -258,11 +257,11 @@ def _demo(argv: Sequence[str]) -> None:
     steps(
         'training: VAD-nano from random weights',
         'tools/train.py',
-        *[CONFIG, '--work-dir', dense, *processes],
+        *[CONFIG, '--work-dir', dense, '--no-validate', *processes],
         *['--cfg-options', f'train_cfg.max_epochs={args.epochs}', *per_process],
     )
     steps(
-        f'slimming and fine-tuning: {float(args.ratio):.0%} of the units of each Group',
+        f'slimming and fine-tuning: {args.ratio:.0%} of the units of each Group',
         'tools/analysis_struct.py',
         *[CONFIG, dense / 'latest.pth', '--pruning-ratio', args.ratio, '--output-dir', slim, '--overwrite'],
         *['--fine-tune', '--fine-tune-epochs', args.epochs + args.fine_tune_epochs, *processes],

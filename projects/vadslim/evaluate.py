@@ -3,14 +3,13 @@
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .cli import UserError, say
-from .train import add_common_options
+from .cli import Parser, UserError, add_config_options, add_machine_options, run, say
 
-SCRIPT = Path(__file__).resolve().parents[2] / 'tools' / 'test.py'
 PREDICTIONS = ('.pkl', '.pickle')
 # options of VAD's own test.py that MMEngine has no use for, and where their meaning went
 WITHOUT_EFFECT = {
@@ -25,9 +24,7 @@ WITHOUT_EFFECT = {
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line; the options of VAD's own test.py are accepted."""
-    from mmengine.config import DictAction
-
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='test.py', description='Evaluate a checkpoint. A slim one makes a dense config slim by itself.'
     )
     parser.add_argument('config', help='config file')
@@ -45,7 +42,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--json_dir', '--json-dir', help=argparse.SUPPRESS)
     parser.add_argument('--show', action='store_true', help=argparse.SUPPRESS)
     parser.add_argument('--show-dir', help=argparse.SUPPRESS)
-    add_common_options(parser, DictAction)
+    add_config_options(parser)
+    add_machine_options(parser)
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith((*PREDICTIONS, '.json')):
         raise UserError(f'--out {args.out}: its name must end with .pkl or .pickle (predictions) or .json (metrics)')
@@ -65,28 +63,30 @@ def main(argv: Sequence[str]) -> int | None:
         The exit code of the processes started for ``--gpus``, None for one's own work.
     """
     args = parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    from .launch import start_processes
+    from .launch import choose_machine, torchrun
 
-    for file in (args.config, args.checkpoint):
-        if not Path(file).is_file():
-            raise UserError(f'{file}: no such file')
-    code = start_processes(argv, str(SCRIPT), args.gpus, args.gpu_ids, args.launcher)
-    if code is not None:
-        return code
+    machine = choose_machine(args.gpus, args.gpu_ids, args.launcher)  # before anything imports MMEngine
+    from .checkpoint import check_file
+    from .options import check_config
+
+    check_config(args.config)
+    check_file(args.checkpoint)
+    if machine.processes:
+        return torchrun('vadslim.evaluate', argv, machine.processes)
     for name, reason in WITHOUT_EFFECT.items():
         if getattr(args, name):
             say(f'note: --{name.replace("_", "-")} has no effect: {reason}')
-    evaluate(args)
+    evaluate(args, launcher=machine.launcher)
     return None
 
 
-def evaluate(args: argparse.Namespace, metrics: Sequence[Any] = ()) -> dict[str, Any]:
+def evaluate(args: argparse.Namespace, metrics: Sequence[Any] = (), launcher: str = 'none') -> dict[str, Any]:
     """Build the Runner that a command line asks for, test, and write ``--out``.
 
     Args:
         args: what :func:`parse_args` returns.
         metrics: further metrics, beside those of the config.
+        launcher: who started the processes, 'none' for one.
 
     Returns:
         The metrics.
@@ -98,7 +98,7 @@ def evaluate(args: argparse.Namespace, metrics: Sequence[Any] = ()) -> dict[str,
 
     from . import experiment
 
-    cfg = _config(args)
+    cfg = _config(args, launcher)
     if args.format_only:
         cfg.test_evaluator = []
     runner = Runner.from_cfg(cfg)
@@ -132,28 +132,29 @@ def evaluate(args: argparse.Namespace, metrics: Sequence[Any] = ()) -> dict[str,
     return results
 
 
-def _config(args: argparse.Namespace) -> Any:
+def _config(args: argparse.Namespace, launcher: str) -> Any:
     """Get the config that a command line asks for, ready for a Runner."""
     from . import experiment
     from .checkpoint import load_checkpoint, register_loader
     from .launch import adapt_to_device, init_distributed
-    from .options import load_config, merge_options
+    from .options import load_config, merge_texts
 
     register_loader()
     cfg = load_config(args.config)
-    merge_options(cfg, args.options)
-    merge_options(cfg, args.cfg_options)
+    merge_texts(cfg, args.cfg_options)
     for key in ('dataloader', 'cfg', 'evaluator'):
         if cfg.get(f'test_{key}') is None:
             cfg[f'test_{key}'] = cfg.get(f'val_{key}')
     if cfg.get('test_dataloader') is None:
         raise UserError(f'{args.config}: has no test_dataloader')
+    experiment.check_data(cfg, 'test_dataloader', args.config)
     checkpoint = load_checkpoint(args.checkpoint)
+    experiment.weights_of(checkpoint, args.checkpoint)  # says now if there are none
     if experiment.use_structure(cfg, checkpoint, Path(args.checkpoint).absolute()):
         say(f'{args.checkpoint}: a slim network; the model of the config is slimmed like it')
     experiment.default_work_dir(cfg, args.config, args.work_dir)
-    init_distributed(args.launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
-    adapt_to_device(cfg, args.launcher)
+    init_distributed(launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
+    adapt_to_device(cfg, launcher)
     experiment.never_download(cfg)
     experiment.add_hooks(cfg)
     cfg.load_from, cfg.resume = str(args.checkpoint), False
@@ -172,3 +173,7 @@ def _fuse_after_loading(runner: Any) -> None:
     runner.load_or_resume()
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     fuse_conv_bn(model)
+
+
+if __name__ == '__main__':
+    sys.exit(run(main))

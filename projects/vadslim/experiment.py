@@ -57,6 +57,49 @@ def add_hooks(cfg: Config) -> None:
     cfg.default_hooks = {**defaults, 'checkpoint': saver}
 
 
+def check_trainable(cfg: Config, name: StrPath) -> None:
+    """Check what can be known of a training before a Runner is built.
+
+    Raises:
+        UserError: the config lacks a part, or its data are not there.
+    """
+    missing = [key for key in ('train_dataloader', 'train_cfg', 'optim_wrapper') if cfg.get(key) is None]
+    if missing:
+        raise UserError(f'config {name} has no {missing[0]}: it cannot be trained')
+    for loader in ('train_dataloader', 'val_dataloader'):
+        check_data(cfg, loader, name)
+
+
+def check_data(cfg: Config, loader: str, name: StrPath) -> None:
+    """Check that the annotation file of a loader's dataset is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    dataset = (cfg.get(loader) or {}).get('dataset') or {}
+    while isinstance(dataset.get('dataset'), dict):  # one around another
+        dataset = dataset['dataset']
+    file = dataset.get('ann_file')
+    if not isinstance(file, str) or not file or '://' in file:
+        return
+    path = Path(dataset.get('data_root') or '', file)
+    if not path.exists() and not Path(file).exists():
+        raise UserError(f'{path}: no such file; {loader} of config {name} needs it')
+
+
+def weights_of(checkpoint: Mapping[str, Any], source: StrPath) -> dict[str, Any]:
+    """Get the state dict of a checkpoint, without the prefix that DDP puts before the names.
+
+    Raises:
+        UserError: there is none.
+    """
+    state = checkpoint.get('state_dict')
+    if not isinstance(state, Mapping) or not state:
+        held = ', '.join(map(str, checkpoint)) or 'nothing'
+        raise UserError(f'checkpoint {source} has no state_dict; it holds {held}')
+    return {name.removeprefix('module.'): value for name, value in state.items()}
+
+
 def use_structure(cfg: Config, checkpoint: Mapping[str, Any], source: StrPath) -> bool:
     """Let a dense config build the slim network of a checkpoint, in place.
 

@@ -1,23 +1,27 @@
 """Configs from the command line: reading them, and ``--cfg-options`` that must name something."""
 
 import difflib
+import functools
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import mmengine.registry
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
-from .cli import UserError
+from .cli import UserError, say
 
 # what MMEngine's Runner reads beside its own arguments
 RUNNER_KEYS = {
     'activation_checkpointing',
+    'auto_scale_lr',
     'compile',
     'custom_imports',
     'efficient_conv_bn_eval',
@@ -48,28 +52,55 @@ PARTS: dict[str, Any] = {
 }
 
 
-def load_config(path: str | os.PathLike) -> Config:
-    """Read a config file.
+def check_config(path: str | os.PathLike) -> None:
+    """Check that a config file is there.
 
     Raises:
-        UserError: it is missing, or does not run.
+        UserError: names the nearest one.
     """
     file = Path(path)
     if not file.is_file():
         names = [str(near) for near in file.parent.glob('*.py')] if file.parent.is_dir() else []
         near = difflib.get_close_matches(str(file), names, n=1)
         raise UserError(f'{file}: no such config' + (f'; did you mean {near[0]}?' if near else ''))
+
+
+def load_config(path: str | os.PathLike) -> Config:
+    """Read a config file.
+
+    Raises:
+        UserError: it is missing, or does not run.
+    """
+    check_config(path)
     try:
-        return Config.fromfile(file)
+        return Config.fromfile(path)
     except Exception as error:  # a config is the user's own Python
-        raise UserError(f'{file}: {type(error).__name__}: {error}') from error
+        raise UserError(f'{path}: {type(error).__name__}: {error}') from error
+
+
+def merge_texts(cfg: Config, texts: Sequence[str]) -> None:
+    """Put ``key=value`` texts over a config, in place, by :func:`merge_options`.
+
+    Raises:
+        UserError: a text that is not one, or whatever :func:`merge_options` raises.
+    """
+    for text in texts:
+        key, equals, value = text.partition('=')
+        if not key or not equals:
+            raise UserError(f'--cfg-options {text}: write key=value')
+        try:
+            merge_options(cfg, {key: DictAction._parse_iterable(value)})
+        except (AssertionError, ValueError, SyntaxError) as error:
+            raise UserError(f'--cfg-options {text}: the value cannot be read ({error})') from None
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> None:
     """Put ``--cfg-options`` over a config, in place.
 
     A key must be in the config, or be an argument of the class (or part of MMEngine's Runner) that it is
-    given to. Only what stands under ``custom_keys`` (learning rates by parameter name) is free.
+    given to. Only what stands under ``custom_keys`` (learning rates by parameter name) is free. A variable of the
+    config file was used when the file was read: ``data_root`` is changed wherever it stands, of any other a line
+    says that it has no effect.
 
     Raises:
         UserError: names the nearest key.
@@ -80,10 +111,32 @@ def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> None:
             near = difflib.get_close_matches(key, list(_keys(cfg)), n=1, cutoff=0.0)
             hint = f'; the nearest key is {near[0]}' if near else ''
             raise UserError(f'--cfg-options {key}: there is no such key{hint}')
+        places = {key: value}
+        if not missing:
+            places |= _uses(cfg, key, value)
         try:
-            cfg.merge_from_dict({key: value})
+            cfg.merge_from_dict(places)
         except (KeyError, TypeError, AssertionError) as error:
             raise UserError(f'--cfg-options {key}={value}: {error.args[0] if error.args else error}') from None
+
+
+def _uses(cfg: Config, key: str, value: Any) -> dict[str, Any]:
+    """Where else an option that is a variable of the config file has to be put."""
+    name = key.split('.')[0]
+    if name in _parameters(Runner) | RUNNER_KEYS:
+        return {}
+    if key == 'data_root':
+        places = [place for place in _keys(cfg) if place.endswith('.data_root')]
+        return {place: value for place in places if _at(cfg, place.split('.')) == cfg.data_root}
+    places = [place for place in _keys(cfg) if place.endswith(f'.{name}')][:2]
+    instead = ' and '.join(places) or 'the keys that it went into, or inherit the config'
+    _note(f'note: --cfg-options {key} has no effect, {name} was used when the config was read; set {instead}')
+    return {}
+
+
+@functools.cache
+def _note(line: str) -> None:
+    say(line)  # once, however often a command reads its config
 
 
 def _walk(cfg: Any, key: str) -> tuple[Any, str, bool]:
@@ -131,12 +184,14 @@ def _at(node: Any, path: list[str]) -> Any:
 
 
 def _registered(kind: str, scope: str | None) -> Iterator[Any]:
+    if scope:
+        with suppress(ImportError):
+            import_module(f'{scope}.registry')
     for registry in vars(mmengine.registry).values():
         if not isinstance(registry, Registry):
             continue
         try:
-            with registry.switch_scope_and_registry(scope) as here:
-                found = here.get(kind)
+            found = (registry._search_child(scope) or registry).get(kind)
         except Exception:  # not in this one: MMEngine raises all kinds
             continue
         if found is not None:

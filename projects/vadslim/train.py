@@ -2,20 +2,16 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from .cli import UserError, say
-
-SCRIPT = Path(__file__).resolve().parents[2] / 'tools' / 'train.py'
+from .cli import Parser, UserError, add_config_options, add_machine_options, run, say
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line; the options of VAD's own train.py are accepted."""
-    from mmengine.config import DictAction
-
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='train.py',
         description='Train a config. With a slim checkpoint a dense config becomes slim by itself.',
     )
@@ -41,7 +37,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         action='store_true',
         help='scale the rate with the whole batch size',
     )
-    add_common_options(parser, DictAction)
+    add_config_options(parser)
+    add_machine_options(parser)
     args = parser.parse_args(argv)
     if args.resume and args.resume.endswith('.py') and not (args.config or args.config_option):
         args.config, args.resume = args.resume, 'latest'  # train.py --resume CONFIG
@@ -57,22 +54,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def add_common_options(parser: argparse.ArgumentParser, dict_action: type[argparse.Action]) -> None:
-    """Add what train.py and test.py share."""
-    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
-    parser.add_argument('--gpus', type=int, metavar='N', help='start N processes; without CUDA they compute on the CPU')
-    parser.add_argument('--gpu-ids', type=int, nargs='+', metavar='ID', help='start one process on each of these GPUs')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=dict_action,
-        metavar='KEY=VALUE',
-        help='put values over the config: a.b=1 c="[1,2]"; a key that does not exist is an error',
-    )
-    parser.add_argument('--options', nargs='+', action=dict_action, help=argparse.SUPPRESS)
-
-
 def main(argv: Sequence[str]) -> int | None:
     """Train.
 
@@ -80,56 +61,49 @@ def main(argv: Sequence[str]) -> int | None:
         The exit code of the processes started for ``--gpus``, None for one's own work.
     """
     args = parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    from .launch import start_processes
+    from .launch import choose_machine, torchrun
 
-    if args.config and not Path(args.config).is_file():
-        from .options import load_config
+    machine = choose_machine(args.gpus, args.gpu_ids, args.launcher)  # before anything imports MMEngine
+    from .options import check_config
 
-        load_config(args.config)  # says so before any process is started
-    code = start_processes(argv, str(SCRIPT), args.gpus, args.gpu_ids, args.launcher)
-    if code is not None:
-        return code
-    runner = build(args)
-    runner.train()
+    if args.config:
+        check_config(args.config)
+    if machine.processes:
+        return torchrun('vadslim.train', argv, machine.processes)
+    build(args, machine.launcher).train()
     return None
 
 
-def build(args: argparse.Namespace) -> Any:
+def build(args: argparse.Namespace, launcher: str) -> Any:
     """Build the Runner that a command line asks for."""
     import torch
     from mmengine.runner import Runner
 
     from . import experiment
-    from .checkpoint import load_checkpoint, register_loader
-    from .hooks.checkpoint_hook import find_latest
+    from .checkpoint import register_loader
     from .launch import adapt_to_device, init_distributed
-    from .options import load_config, merge_options
+    from .options import load_config, merge_texts
 
     register_loader()
-    resumed = None
-    if args.resume not in (None, 'latest'):
-        resumed = load_checkpoint(args.resume)
-    cfg = load_config(args.config) if args.config else experiment.config_of(resumed, args.resume)
-    merge_options(cfg, args.options)
-    merge_options(cfg, args.cfg_options)
+    resumed, source = None, args.resume
+    if source not in (None, 'latest'):
+        resumed = _load(source)
+    cfg = load_config(args.config) if args.config else experiment.config_of(resumed, source)
+    merge_texts(cfg, args.cfg_options)
     experiment.default_work_dir(cfg, args.config, args.work_dir)
-    source = args.resume
-    if source == 'latest' or (source is None and cfg.get('resume')):
-        source = cfg.load_from if source is None and cfg.get('load_from') else find_latest(cfg.work_dir)
-        if source is None:
-            say(f'{cfg.work_dir}: nothing to resume from, training starts at epoch 0')
-        else:
-            resumed = load_checkpoint(source)
+    if resumed is None:
+        source = _latest(cfg, args)
+        resumed = _load(source) if source else None
     _start_from(cfg, args, source, resumed)
     _set_switches(cfg, args, resumed)
-    checkpoint = resumed or (load_checkpoint(cfg.load_from) if cfg.get('load_from') else None)
-    init_distributed(args.launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
-    adapt_to_device(cfg, args.launcher)
-    if checkpoint is not None and experiment.use_structure(cfg, checkpoint, cfg.load_from):
-        say(f'{cfg.load_from}: a slim network; the model of the config is slimmed like it')
-        experiment.keep_structure(cfg, checkpoint, cfg.work_dir)
+    experiment.check_trainable(cfg, args.config or source)
+    checkpoint = resumed or (_load(cfg.load_from) if cfg.get('load_from') else None)
+    init_distributed(launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
+    adapt_to_device(cfg, launcher)
     if checkpoint is not None:
+        if experiment.use_structure(cfg, checkpoint, cfg.load_from):
+            say(f'{cfg.load_from}: a slim network; the model of the config is slimmed like it')
+            experiment.keep_structure(cfg, checkpoint, cfg.work_dir)
         experiment.never_download(cfg)
     experiment.add_hooks(cfg)
     del checkpoint, resumed
@@ -139,18 +113,41 @@ def build(args: argparse.Namespace) -> Any:
     return runner
 
 
+def _load(path: Any) -> dict:
+    """Read a checkpoint that has weights."""
+    from .checkpoint import load_checkpoint
+    from .experiment import weights_of
+
+    checkpoint = load_checkpoint(path)
+    weights_of(checkpoint, path)
+    return checkpoint
+
+
+def _latest(cfg: Any, args: argparse.Namespace) -> Any:
+    """Find the checkpoint to resume from where no path names it; None to start anew."""
+    from .hooks.checkpoint_hook import find_latest
+
+    if args.load_from or not (args.resume or cfg.get('resume')):
+        return None
+    if not args.resume and cfg.get('load_from'):  # MMEngine's meaning of resume = True
+        return cfg.load_from
+    source = find_latest(cfg.work_dir)
+    if source is None:
+        say(f'{cfg.work_dir}: nothing to resume from, training starts at epoch 0')
+    return source
+
+
 def _start_from(cfg: Any, args: argparse.Namespace, source: Any, resumed: dict | None) -> None:
     """Decide between resume and load_from, in place."""
+    cfg.resume = resumed is not None
     if resumed is not None:
-        cfg.load_from, cfg.resume = str(source), True
+        cfg.load_from = str(source)
         meta = resumed.get('meta') or {}
         if meta.get('iter') is None or meta.get('epoch') is None or 'message_hub' not in resumed:
             say(f'{source}: not written by MMEngine; its weights are loaded, training starts at epoch 0')
             cfg.resume = False
-    else:
-        cfg.resume = False
-        if args.load_from:
-            cfg.load_from = args.load_from
+    elif args.load_from:
+        cfg.load_from = args.load_from
 
 
 def _set_switches(cfg: Any, args: argparse.Namespace, resumed: dict | None) -> None:
@@ -180,3 +177,7 @@ def _set_switches(cfg: Any, args: argparse.Namespace, resumed: dict | None) -> N
     if randomness.get('deterministic'):
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     cfg.randomness = randomness
+
+
+if __name__ == '__main__':
+    sys.exit(run(main))

@@ -177,6 +177,9 @@ def test_choose_start():
         start = choose_start(checkpoint, mode, epochs)
         assert not start.resume
         assert words in start.reason
-    assert choose_start({**mmengine, 'fine_tune': {'mode': 'retrain'}}, 'retrain', 12).resume
+    own = {**mmengine, 'fine_tune': {'mode': 'retrain'}}
+    assert choose_start(own, 'retrain', 12).resume
+    assert choose_start(own, 'retrain', 8).resume  # only its evaluation is left
+    assert not choose_start(own, 'retrain', 7).resume
     with pytest.raises(UserError, match='choose from'):
         choose_start(mmengine, 'tune', 12)

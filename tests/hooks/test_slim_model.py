@@ -94,6 +94,9 @@ def test_wrong_structures_are_named(structure, tmp_path):
 
     with pytest.raises(StructureError, match='not the dense one of this structure: ffn.0.weight'):
         build(structure, hidden=24)
+    structure.save(tmp_path / 'structure.json')
+    with pytest.raises(StructureError, match='structure.json is not one of ToyNet in this config: .*ffn.0.weight'):
+        build(str(tmp_path / 'structure.json'), hidden=24)
     with pytest.raises(StructureError, match='nowhere.json'):
         build(str(tmp_path / 'nowhere.json'))
     save_checkpoint({'state_dict': {}}, tmp_path / 'dense.pth')

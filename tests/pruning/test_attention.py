@@ -133,6 +133,14 @@ def test_weights_per_head_are_those_of_the_kept_heads():
     torch.testing.assert_close(slim(*arguments)[1], weights.mean(1), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize('average', [True, False])
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_shown_weights_are_those_of_the_kept_heads_in_the_twin_too(variant, average):
+    module = attention(variant)
+    batch = inputs(module)
+    check_group(module, find_groups(module), {'heads': [1, 3]}, lambda m: m(*batch, average_attn_weights=average))
+
+
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_every_broken_place_is_found(variant):
     module = attention(variant)

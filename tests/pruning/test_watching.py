@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vadslim.pruning import check_group, find_groups
+from vadslim.pruning import GroupError, check_group, find_groups
 
 
 @dataclass
@@ -29,6 +29,33 @@ class Relu(Flip):
     """Not what its name says."""
 
 
+class Standardised(nn.Linear):
+    """Not what its base class is."""
+
+    def forward(self, x):
+        return functional.linear(x, self.weight - self.weight.mean(1, keepdim=True), self.bias)
+
+
+class Adapted(nn.Linear):
+    """What its base class is, as long as the second adapter is zero."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+        self.down, self.up = nn.Parameter(torch.randn(1, inputs)), nn.Parameter(torch.zeros(outputs, 1))
+
+    def forward(self, x):
+        return super().forward(x) + x @ self.down.t() @ self.up.t()
+
+
+class Same(nn.Linear):
+    """What its base class is, with a check."""
+
+    def forward(self, x):
+        if x.numel() == 0:
+            raise ValueError('nothing to do')
+        return super().forward(x)
+
+
 class Net(nn.Module):
     """Two hidden layers of 6 and an output of 2; what happens between them is ``body(net, x)``."""
 
@@ -39,6 +66,9 @@ class Net(nn.Module):
         self.wide = nn.Linear(12, 2)
         self.table = nn.Embedding(3, 6)
         self.norm = nn.BatchNorm1d(5)
+        self.standardised, self.adapted, self.same = Standardised(6, 2), Adapted(6, 2), Same(6, 2)
+        self.recurrent = nn.GRU(6, 2, batch_first=True)
+        self.root = nn.RMSNorm(6)
         self.register_buffer('scale', torch.rand(1, 6))
         self.register_buffer('flags', torch.arange(6) % 2 == 0)
 
@@ -80,6 +110,13 @@ PROTECTED = {
     'the weight without gradient': lambda net, x: (net.two(net.one(x)), x @ net.one.weight.detach().t()),
     'the weight as output': lambda net, x: (net.two(net.one(x)), net.one.weight),
     'an output in an object': lambda net, x: (net.two(net.one(x)), Answer(net.one(x))),
+    'a layer that is not its base class': lambda net, x: net.standardised(net.one(x)),
+    'an adapter beside the weight': lambda net, x: net.adapted(net.one(x)),
+    'a recurrent layer': lambda net, x: net.recurrent(net.one(x)[:, None])[0],
+    'a norm by root mean square': lambda net, x: net.two(net.root(net.one(x))),
+    'channels that change places': lambda net, x: net.two(net.one(x).roll(1, 1)),
+    'a gate over half the weight': lambda net, x: net.two(net.one(x)) * net.one.weight[:2, 0],
+    'einsum': lambda net, x: net.two(torch.einsum('bi,oi->bo', net.one(x), net.hidden.weight)),
     'a norm along another dim': lambda net, x: net.two(net.norm(net.one(x)[:, None].expand(-1, 5, -1))),
 }
 
@@ -98,6 +135,8 @@ FREE = {
     'rows of a table': lambda net, x: net.two(net.one(x)[:, None] + net.table.weight[None]),
     'one tensor twice': lambda net, x: net.wide(torch.cat([net.one(x), net.one(x)], 1)),
     'chunks, concatenated': lambda net, x: net.two(torch.cat(net.one(x).chunk(2, 1)[::-1], 1)),
+    'a layer that is its base class': lambda net, x: net.same(net.one(x)),
+    'rows of a longer table': lambda net, x: net.two(net.one(x)[:, None] + net.table.weight[:2]),
     'an input changed in place': lambda net, x: net.two(net.one(x.clone().mul_(2))),
 }
 
@@ -115,6 +154,19 @@ def test_a_layer_without_gradients_reads_what_it_read():
     groups = {group.name: group for group in find_groups(Net(untracked), torch.randn(3, 4))}
     assert 'belongs to one, run under no_grad' in groups['one.neurons'].protected
     assert 'belongs to two, run under no_grad' in groups['hidden.neurons'].protected
+
+
+def test_scripted_parts_are_protected():
+    net = nn.Sequential(nn.Linear(4, 6), torch.jit.script(nn.Sequential(nn.ReLU(), nn.Linear(6, 5))), nn.Linear(5, 2))
+    groups = find_groups(net, torch.randn(3, 4))
+    assert not [group.name for group in groups if not group.protected]
+    assert groups[0].protected.startswith('open: reaches the operation Addmm'), groups[0].protected
+
+
+def test_what_cannot_be_copied_is_an_error_that_says_so():
+    net = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 6)), nn.Linear(6, 2))
+    with pytest.raises(GroupError, match='Sequential cannot be copied, as slimming needs it: Only Tensors'):
+        find_groups(net, torch.randn(3, 4))
 
 
 def test_channels_made_of_an_image_by_a_grouped_convolution_stay():

@@ -1,7 +1,6 @@
 """A folder with the config of a toy network, and the command called in this process."""
 
 import os
-import signal
 
 import pytest
 
@@ -19,14 +18,12 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def command(folder, capfd, monkeypatch):
-    """command(*args) -> (exit code, stdout, stderr); environment and signal handlers are put back."""
+    """command(*args) -> (exit code, stdout, stderr); the environment is put back."""
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', os.environ.get('CUDA_VISIBLE_DEVICES', ''))
-    terminate = signal.getsignal(signal.SIGTERM)
 
     def run(*args):
         capfd.readouterr()
         code = main([str(arg) for arg in args])
         return code, *capfd.readouterr()
 
-    yield run
-    signal.signal(signal.SIGTERM, terminate)
+    return run

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from vadslim.checkpoint import load_checkpoint
-from vadslim.slimming import launch
 from vadslim.slimming.options import parse
 from vadslim.slimming.training import training_config
 from vadslim.testing import write_toy_config
@@ -82,6 +80,14 @@ def test_an_interrupted_fine_tune_goes_on(command, folder, trained):
     again = load_checkpoint(results / 'epoch_3.pth')['state_dict']
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
+    stamp = (results / 'epoch_3.pth').stat().st_mtime_ns
+    (results / 'done.json').unlink()  # interrupted in the evaluation after the last epoch
+    code, _, err = command(*args)
+    assert code == 0 and 'was interrupted after epoch 3' in err
+    assert (results / 'done.json').exists() and (results / 'epoch_3.pth').stat().st_mtime_ns == stamp
+    last = max(results.glob('2*_*'))
+    assert any('accuracy' in path.read_text() for path in last.rglob('*.json'))
+
 
 def test_a_weightless_start_and_a_target_that_is_reached(command, folder, trained):
     code, _, err = command('toy.py', trained, *PRUNE, '--fine-tune', '--fine-tune-epochs', '1')
@@ -149,7 +155,7 @@ def test_several_processes_without_torchrun(folder, trained):
 
 
 def test_under_torchrun_rank_0_prunes(folder):
-    root = Path(launch.__file__).resolve().parents[3]
+    root = Path(__file__).resolve().parents[2]
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     done = subprocess.run(
         [*torchrun, root / 'tools' / 'analysis_struct.py', 'toy.py', 'random', *PRUNE]
@@ -165,71 +171,6 @@ def test_under_torchrun_rank_0_prunes(folder):
     assert SLIM in names_in(folder / 'out')
 
 
-def test_the_exit_code_of_a_process_is_the_commands(folder, monkeypatch):
-    monkeypatch.setenv('OMP_NUM_THREADS', '1')
-    monkeypatch.setenv('PYTHONPATH', os.environ.get('PYTHONPATH', ''))
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
-    try:
-        assert launch.start_processes(['toy.py', 'random', '--pruning-ratio', '2'], 2) == 2
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def test_launcher_none_warns_and_works_alone(command, folder):
     code, _, err = command('toy.py', 'random', *PRUNE, '--gpus', '3', '--gpu-ids', '0', '1', '2', '--launcher', 'none')
     assert code == 0 and 'one process does the work, not 3' in err
-
-
-@pytest.mark.parametrize(
-    'args, environment, expected',
-    [
-        ([], {}, ('none', 0)),
-        (['--gpus', '3'], {}, ('pytorch', 3)),
-        (['--gpu-ids', '1', '5'], {}, ('pytorch', 2)),
-        (['--gpus', '4', '--gpu-ids', '1'], {}, ('none', 0)),
-        (['--launcher', 'pytorch'], {}, ('pytorch', 1)),
-        (['--gpus', '3', '--launcher', 'none'], {}, ('none', 0)),
-        (['--gpus', '3', '--launcher', 'slurm'], {}, ('slurm', 0)),
-        (['--gpus', '3'], {'RANK': '1', 'WORLD_SIZE': '3'}, ('pytorch', 0)),
-        (
-            ['--gpus', '3', '--launcher', 'pytorch', '--local_rank', '2'],
-            {'RANK': '2', 'WORLD_SIZE': '3'},
-            ('pytorch', 0),
-        ),
-    ],
-)
-def test_who_starts_what(folder, monkeypatch, args, environment, expected):
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    options = parse(['toy.py', 'random', '--local-rank=0', *args])
-    assert launch.choose_launcher(options, lambda line: None) == expected
-
-
-@pytest.mark.parametrize(
-    'args, visible, expected',
-    [
-        ([], None, '0'),
-        (['--gpus', '2'], None, '0,1'),
-        (['--gpu-ids', '3'], None, '3'),
-        (['--gpu-ids', '2', '0'], '4,5,6,7', '6,4'),
-        (['--device', 'cpu'], None, ''),
-        (['--gpu-ids', '4'], None, '--gpu-ids 4: this machine shows 4 GPUs'),
-        (['--gpus', '5'], None, '--gpus 5: this machine shows 4 GPUs'),
-    ],
-)
-def test_which_gpus_are_visible(folder, monkeypatch, args, visible, expected):
-    """On a machine with four GPUs."""
-    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-    if visible is None:
-        monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
-    else:
-        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
-    options = parse(['toy.py', 'random', *args])
-    if expected.startswith('--'):
-        with pytest.raises(launch.UserError, match=expected):
-            launch.choose_devices(options)
-        return
-    assert launch.choose_devices(options) == ('cpu' if expected == '' else 'cuda')
-    assert os.environ['CUDA_VISIBLE_DEVICES'] == expected

@@ -1,11 +1,15 @@
 """All losses together: the original's numbers, batches, hard ground truth, two ranks."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmdet3d.registry import HOOKS
+from torch import nn
 from vad_goldens import HEAD_CFG, TRAIN_CFG, arrays, tensors, train_outputs, train_sample
 
+import vadslim.vad.epoch_hook
 import vadslim.vad.map_losses
 import vadslim.vad.planning_losses  # noqa: F401, registers the losses
 from vadslim.vad.coders import normalize_boxes, normalize_points, normalize_rects
@@ -159,12 +163,26 @@ def test_traj_warmup():
     sample, outputs = train_sample(), train_outputs()
     plain = criterion()(outputs, [sample])['loss_traj'].item()
     warm = criterion(use_traj_lr_warmup=True, tot_epoch=60)
+    with pytest.raises(RuntimeError, match='needs custom_hooks'):
+        warm(outputs, [sample])
+    model = nn.Module()
+    model.criterion = warm
+    hook = HOOKS.build({'type': 'CustomSetEpochInfoHook'})
     values = []
-    for warm.epoch in (0, 19.5, 60):
+    for epoch in (0, 19.5, 60):
+        hook.before_train_epoch(SimpleNamespace(model=model, epoch=epoch))
         values.append(warm(outputs, [sample])['loss_traj'].item() / plain)
     assert values == pytest.approx([0.0, 0.55, 1.1], abs=1e-3)
     with pytest.raises(ValueError, match='use_traj_lr_warmup needs tot_epoch'):
         criterion(use_traj_lr_warmup=True)
+
+
+@pytest.mark.parametrize('label', [-1, 10])
+def test_a_label_that_is_no_class_is_an_error(label):
+    sample = train_sample()
+    sample.gt_instances_3d.labels_3d[0] = label
+    with pytest.raises((RuntimeError, IndexError)):
+        criterion()(train_outputs(), [sample])
 
 
 def test_softmax_scores_are_refused():

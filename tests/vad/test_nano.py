@@ -16,8 +16,8 @@ from mmengine.runner import Runner
 
 from vadslim.checkpoint import dump_info, load_info
 from vadslim.evaluate import evaluate, parse_args
+from vadslim.nuscenes_data import converter
 from vadslim.vad.blank_images import LOSSES, blank_images, mean_losses
-from vadslim.vad.datasets import converter
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs' / 'VAD' / 'VAD_nano_synthetic.py'

@@ -1,6 +1,4 @@
-"""The dataset on synthetic nuScenes: queues, ground truth, paths, loading through MMEngine, and its
-errors.
-"""
+"""The dataset on synthetic nuScenes: queues, ground truth, paths, loading through MMEngine, and its errors."""
 
 import copy
 import pickle
@@ -17,8 +15,9 @@ from mmengine.runner import Runner
 
 from vadslim.checkpoint import CheckpointError, dump_info, load_info
 from vadslim.cli import UserError
+from vadslim.nuscenes_data import converter
 from vadslim.vad import boxes as box_numbers
-from vadslim.vad.datasets import VADNuScenesDataset, converter
+from vadslim.vad.datasets import VADNuScenesDataset
 
 CONFIG = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets' / 'nuscenes_vad.py'
 TRAIN, VAL = (f'vad_nuscenes_infos_temporal_{split}.pkl' for split in ('train', 'val'))
@@ -65,8 +64,7 @@ def position(dataset: VADNuScenesDataset, i: int) -> np.ndarray:
     return np.array(dataset.get_data_info(i)['ego2global_translation'])
 
 
-# --- training items
-# -------------------------------------------------------------------------------------------------
+# --- training items ------------------------------------------------------------------------------------------
 
 
 def test_item_of_a_queue(train):
@@ -169,8 +167,7 @@ def test_frames_with_nothing_to_learn_are_replaced(train, monkeypatch):
     assert len(train.prepare_data(4)['data_samples'].gt_map) == 0
 
 
-# --- evaluation items
-# -----------------------------------------------------------------------------------------------
+# --- evaluation items ----------------------------------------------------------------------------------------
 
 
 def test_evaluation_item(val):
@@ -200,8 +197,7 @@ def test_agents_project_into_the_images(val):
     assert inside > 0.9 * total > 0
 
 
-# --- through MMEngine
-# -----------------------------------------------------------------------------------------------
+# --- through MMEngine ----------------------------------------------------------------------------------------
 
 
 def test_loader_and_preprocessor(config):
@@ -272,8 +268,7 @@ def test_sets_without_labels(config, info_dir, tmp_path):
     assert 'gt_instances_3d' not in dataset[0]['data_samples']
 
 
-# --- errors ---------------------------------------------------------------------------------------------
-# ------------
+# --- errors --------------------------------------------------------------------------------------------------
 
 
 class Evil:
@@ -294,6 +289,9 @@ def test_errors(config, info_dir, tmp_path):
         build(ann_file=str(tmp_path / 'evil.pkl'))
     dump_info({'data_list': []}, tmp_path / 'other.pkl')
     with pytest.raises(UserError, match='no list "infos"'):
+        build(ann_file=str(tmp_path / 'other.pkl'))
+    dump_info({'infos': []}, tmp_path / 'other.pkl')
+    with pytest.raises(UserError, match='holds no frame'):
         build(ann_file=str(tmp_path / 'other.pkl'))
     dump_info({'infos': [{'token': 'a'}]}, tmp_path / 'other.pkl')
     with pytest.raises(UserError, match='without scene_token, frame_idx, timestamp'):

@@ -27,6 +27,8 @@ from vadslim.vad.deformable_attention import CustomMSDeformableAttention
 from vadslim.vad.detector import VAD
 from vadslim.vad.example import example_frames, example_queue
 
+IMAGE_HW = (64, 96)
+
 
 @pytest.fixture(scope='module')
 def model() -> VAD:
@@ -35,7 +37,7 @@ def model() -> VAD:
 
 @pytest.fixture(scope='module')
 def groups(model: VAD) -> list[Group]:
-    return find_groups(model, example_frames((96, 160), 1))
+    return find_groups(model, example_frames(IMAGE_HW, 1))
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -197,7 +199,7 @@ def test_wrong_positions_are_caught(model: VAD, groups: list[Group]) -> None:
 
 @pytest.mark.parametrize('ratio', RATIOS)
 def test_all_groups_together_over_two_frames(model: VAD, groups: list[Group], ratio: float) -> None:
-    frames = [({'img': inputs['img'].double()}, samples) for inputs, samples in example_frames((96, 160), 2)]
+    frames = [({'img': inputs['img'].double()}, samples) for inputs, samples in example_frames(IMAGE_HW, 2)]
     kept = {group.name: some_units(group, ratio) for group in prunable(groups)}
     assert len(kept) > 140
     check_group(model, groups, kept, lambda m: outputs(m, frames))
@@ -208,7 +210,7 @@ def test_a_slim_network_trains(model: VAD, groups: list[Group], ratio: float, ta
     pruner = StructuredPruner(ratio, allocation=Uniform(), targets=targets)
     slim = resize(model, make_structure(model, groups, pruner.plan(model, groups))).train()
     optimizer = torch.optim.AdamW((p for p in slim.parameters() if p.requires_grad), lr=1e-4)
-    inputs, samples = example_queue((64, 96), 2)
+    inputs, samples = example_queue(IMAGE_HW, 2)
     losses = slim(inputs, samples, mode='loss')
     total = sum(value for name, value in losses.items() if 'loss' in name)
     total.backward()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Seven ways to call the pruning command. Edit the variables, then: run_pruning_examples.sh 1
+# Seven ways to call the pruning command. Edit the variables, then: run_pruning_examples.sh 1 [more options]
 set -euo pipefail
 
 CONFIG=${CONFIG:-projects/configs/VAD/VAD_tiny_stage_2.py}
@@ -13,11 +13,12 @@ PYTHON=${PYTHON:-python}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 SCRIPT=tools/analysis_tools/analysis_struct.py
 ARGS=("$CONFIG" "$CHECKPOINT" --pruning-ratio "$PRUNING_RATIO" --output-dir "$OUTPUT_DIR")
+MORE=("${@:2}")
 TORCHRUN=("$PYTHON" -m torch.distributed.run --nproc_per_node=3 --master_port="$MASTER_PORT")
 
 usage() {
     cat <<TEXT
-Usage: $(basename "$0") [1-7]
+Usage: $(basename "$0") [1-7] [more options of analysis_struct.py, such as --dry-run]
 
   1  prune only
   2  prune, fine-tune on one GPU (6 epochs)
@@ -35,29 +36,33 @@ TEXT
 
 case "${1:-help}" in
     1)
-        "$PYTHON" "$SCRIPT" "${ARGS[@]}"
+        "$PYTHON" "$SCRIPT" "${ARGS[@]}" "${MORE[@]}"
         ;;
     2)
-        "$PYTHON" "$SCRIPT" "${ARGS[@]}" --fine-tune --fine-tune-epochs 6 --gpus 1 --gpu-ids 0
+        "$PYTHON" "$SCRIPT" "${ARGS[@]}" --fine-tune --fine-tune-epochs 6 --gpus 1 --gpu-ids 0 \
+            "${MORE[@]}"
         ;;
     3)
-        "$PYTHON" "$SCRIPT" "${ARGS[@]}" --fine-tune --retrain --fine-tune-epochs "$EPOCHS" --gpus 1 --gpu-ids 0
+        "$PYTHON" "$SCRIPT" "${ARGS[@]}" --fine-tune --retrain --fine-tune-epochs "$EPOCHS" --gpus 1 --gpu-ids 0 \
+            "${MORE[@]}"
         ;;
     4)
         "${TORCHRUN[@]}" "$SCRIPT" "${ARGS[@]}" \
-            --fine-tune --fine-tune-epochs 6 --gpus 3 --gpu-ids 0 1 2 --launcher pytorch
+            --fine-tune --fine-tune-epochs 6 --gpus 3 --gpu-ids 0 1 2 --launcher pytorch "${MORE[@]}"
         ;;
     5)
         "${TORCHRUN[@]}" "$SCRIPT" "${ARGS[@]}" \
-            --fine-tune --retrain --fine-tune-epochs "$EPOCHS" --gpus 3 --gpu-ids 0 1 2 --launcher pytorch
+            --fine-tune --retrain --fine-tune-epochs "$EPOCHS" --gpus 3 --gpu-ids 0 1 2 --launcher pytorch "${MORE[@]}"
         ;;
     6)
         CUDA_VISIBLE_DEVICES=0,1,2 "${TORCHRUN[@]}" "$SCRIPT" "${ARGS[@]}" \
-            --fine-tune --retrain --fine-tune-epochs "$EPOCHS" --gpus 3 --launcher pytorch
+            --fine-tune --retrain --fine-tune-epochs "$EPOCHS" --gpus 3 --launcher pytorch "${MORE[@]}"
         ;;
     7)
         "${TORCHRUN[@]}" "$SCRIPT" "$CONFIG" "$CHECKPOINT" --pruning-ratio 0.3 --output-dir "$OUTPUT_DIR" \
-            --fine-tune --retrain --fine-tune-epochs 18 --gpus 3 --gpu-ids 0 1 2 --launcher pytorch
+            --fine-tune --retrain --fine-tune-epochs 18 --gpus 3 --gpu-ids 0 1 2 --launcher pytorch \
+            "${MORE[@]}"
+        [[ " ${MORE[*]} " != *" --dry-run "* ]] || exit 0
         "$PYTHON" tools/test.py "$CONFIG" "$OUTPUT_DIR/retrained/latest.pth" \
             --launcher none --eval bbox --tmpdir tmp
         # No pictures yet: tools/analysis_tools/visualization.py is not part of this version.

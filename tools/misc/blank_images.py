@@ -5,7 +5,6 @@
 ``random`` in place of the checkpoint measures the untrained network.
 """
 
-import argparse
 import copy
 import logging
 import random
@@ -19,7 +18,7 @@ from vadslim import cli
 
 def main(argv: Sequence[str]) -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(prog='blank_images.py', description=__doc__.splitlines()[0])
+    parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument('config')
     parser.add_argument('checkpoint', help='a file, or the word random')
     parser.add_argument('--seed', type=int, default=0, help='of random weights and of the drawn history (0)')
@@ -61,9 +60,11 @@ def _load(config: str, checkpoint: str) -> tuple[Any, Any]:
 
     from vadslim import experiment
     from vadslim.checkpoint import load_checkpoint
+    from vadslim.hooks.structure_hook import differences, shorten
     from vadslim.options import load_config
 
     cfg = load_config(config)
+    experiment.check_trainable(cfg, config)
     if checkpoint == 'random':
         model = MODELS.build(cfg.model)
         logging.disable(logging.INFO)  # a line per parameter
@@ -74,7 +75,10 @@ def _load(config: str, checkpoint: str) -> tuple[Any, Any]:
     experiment.use_structure(cfg, content, checkpoint)
     experiment.never_download(cfg)
     model = MODELS.build(cfg.model)
-    model.load_state_dict(content.get('state_dict', content))
+    weights = experiment.weights_of(content, checkpoint)
+    if problems := differences(model, weights):
+        raise cli.UserError(f'checkpoint {checkpoint} is not one of {config}: {shorten(problems)}')
+    model.load_state_dict(weights)
     return cfg, model
 
 

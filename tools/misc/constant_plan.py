@@ -1,6 +1,5 @@
 """Print the L2 of the best constant plan per command: ``python tools/misc/constant_plan.py CONFIG``."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -9,19 +8,21 @@ from vadslim import cli
 
 def main(argv: Sequence[str]) -> None:
     """Plans from the training set of a config, scored on its validation set."""
-    parser = argparse.ArgumentParser(prog='constant_plan.py', description=main.__doc__)
+    parser = cli.Parser(description=main.__doc__)
     parser.add_argument('config')
     args = parser.parse_args(argv)
 
     from mmengine.registry import DATASETS, init_default_scope
 
     import vadslim.vad  # noqa: F401, registers the dataset
+    from vadslim.experiment import check_trainable
     from vadslim.options import load_config
     from vadslim.vad.datasets import infos
     from vadslim.vad.metrics.constant_plan import constant_plans, score_plans
 
     init_default_scope('mmdet3d')
     cfg = load_config(args.config)
+    check_trainable(cfg, args.config)
     train, val = (DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val'))
     records = [val.get_data_info(i) for i in range(len(val))]
     plans = constant_plans(infos.ego(train.get_data_info(i)) for i in range(len(train)))

@@ -36,8 +36,7 @@ def choose_start(checkpoint: Mapping[str, Any], mode: str, epochs: int) -> Start
         raise UserError(f'mode {mode!r}: choose from {", ".join(MODES)}')
     meta = checkpoint.get('meta') or {}
     epoch = meta.get('epoch')
-    own = checkpoint.get(KEY)
-    if own and own['mode'] == mode and epoch is not None and epoch < epochs:
+    if _own_of(checkpoint, mode) is not None and epoch is not None and epoch <= epochs:
         return Start(True, f'this {mode} was interrupted after epoch {epoch}: it goes on')
     if mode == 'retrain':
         return Start(False, 'retraining starts at epoch 0 with the weights of the checkpoint')
@@ -55,6 +54,12 @@ def choose_start(checkpoint: Mapping[str, Any], mode: str, epochs: int) -> Start
             'starts at epoch 0',
         )
     return Start(True, f'the checkpoint has {epoch} epochs: training goes on to {epochs}')
+
+
+def _own_of(checkpoint: Mapping[str, Any], mode: str) -> dict[str, Any] | None:
+    """What a run of a mode has noted in its checkpoints; None in a checkpoint of any other training."""
+    own = checkpoint.get(KEY)
+    return own if isinstance(own, dict) and own.get('mode') == mode else None
 
 
 @HOOKS.register_module()
@@ -88,8 +93,7 @@ class FineTuneHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Leave of a foreign checkpoint what MMEngine shall resume (a loaded one is not affected)."""
-        own = checkpoint.get(KEY)
-        self._own = own if isinstance(own, dict) and own.get('mode') == self.mode else None
+        self._own = _own_of(checkpoint, self.mode)
         if self._own is not None:
             return
         if 'message_hub' in checkpoint:  # emptied, not deleted: resume reads it
@@ -107,10 +111,12 @@ class FineTuneHook(Hook):
                 del checkpoint['optimizer']
 
     def before_train(self, runner: Runner) -> None:
-        """Start the schedule at the epoch where this run starts."""
+        """Start the schedule at the epoch where this run starts; of a run without epochs left, evaluate."""
         epoch, schedulers = runner.epoch, _schedulers(runner)
         if self._own is not None and (epoch or runner.iter):
             runner.logger.info(f'This {self.mode} is resumed at epoch {epoch}, iteration {runner.iter}.')
+            if epoch >= runner.max_epochs and runner.val_loop is not None:
+                runner.val_loop.run()  # it was interrupted between its last checkpoint and its end
             return
         if self.mode == 'retrain' and epoch:
             raise UserError(f'retraining starts at epoch 0: load the checkpoint (load_from), not resume it at {epoch}')

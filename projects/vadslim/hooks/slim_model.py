@@ -34,7 +34,7 @@ def SlimModel(  # noqa: N802  written as a type in configs
         StructureError: the structure is not this architecture's.
         CheckpointError: a checkpoint that cannot be read, or has no structure.
     """
-    from ..pruning import resize
+    from ..pruning import StructureError, resize
 
     architecture = without_pretrained(copy.deepcopy(architecture))
     if data_preprocessor is not None:
@@ -43,7 +43,11 @@ def SlimModel(  # noqa: N802  written as a type in configs
     model = MODELS.build(architecture)
     if hasattr(model, 'init_weights'):
         model.init_weights()
-    model = resize(model, found)
+    try:
+        model = resize(model, found)
+    except StructureError as error:
+        where = structure if isinstance(structure, str | os.PathLike) else 'structure'
+        raise StructureError(f'{where} is not one of {type(model).__name__} in this config: {error}') from error
     model.structure = found
     model.init_weights = _already_initialised
     return model

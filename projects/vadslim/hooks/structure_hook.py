@@ -58,11 +58,10 @@ class StructureHook(Hook):
         problems = differences(model, state, self.allow_missing, self.allow_unexpected)
         data = checkpoint_structure(checkpoint)
         if problems:
-            more = f' and {len(problems) - SHOWN} more' if len(problems) > SHOWN else ''
-            raise CheckpointError(
-                f'the checkpoint is not one of this {type(model).__name__}'
-                f'{" (slim checkpoint)" if data else ""}: {"; ".join(problems[:SHOWN])}{more}'
-            )
+            source = getattr(runner, '_load_from', None)
+            where = f'checkpoint {source}' if source else 'the checkpoint'
+            kind = ' (slim)' if data else ''
+            raise CheckpointError(f'{where}{kind} is not one of this {type(model).__name__}: {shorten(problems)}')
         own = getattr(model, 'structure', None)
         if data is None or own is None:
             return
@@ -99,6 +98,12 @@ def differences(
         f'{name} is not in the model' for name in theirs if name not in mine and not _matches(name, allow_unexpected)
     ]
     return problems
+
+
+def shorten(problems: Sequence[str]) -> str:
+    """The first of what :func:`differences` found, on one line."""
+    more = f' and {len(problems) - SHOWN} more' if len(problems) > SHOWN else ''
+    return '; '.join(problems[:SHOWN]) + more
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -34,7 +34,7 @@ from .hiding import hide_keys, hides_units
 from .importance import FPGM, L1, L2, LAMP, BNScale, Importance, Random
 from .mask import mask
 from .optimizer_state import optimizer_param_names, slice_optimizer_state
-from .proof import ProofError, check_group
+from .proof import ProofError, check_group, wrong_groups
 from .pruner import PatternError, PlanRow, StructuredPruner, params_saved
 from .rules import RuleError, Rules, load_rules
 from .slim import follows_tensors, resize, slice_state_dict
@@ -115,4 +115,5 @@ __all__ = [
     'slice_state_dict',
     'solve',
     'topology',
+    'wrong_groups',
 ]

@@ -7,7 +7,7 @@ which element each position of that dim carries.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,11 +86,14 @@ class Elements:
         """``attr`` falls with the unit of this element."""
         self.attrs.append((attr, element))
 
-    def groups(self, order: Mapping[str, int], name_of: Callable[[list[Space]], tuple[str, str]]) -> list[Group]:
+    def groups(
+        self, order: Mapping[str, int], ones: Collection[str], name_of: Callable[[list[Space]], tuple[str, str]]
+    ) -> list[Group]:
         """Units that lie in the same places form a Group; places that only read make none.
 
         Args:
             order: Number of every tensor; spaces of other names hold elements together and are no places.
+            ones: Tensors that the masked twin fills with 1 where units are gone, not with 0.
             name_of: (name, kind) of a Group from its places, sorted.
         """
         root = self.units()
@@ -128,7 +131,7 @@ class Elements:
                 mine = np.flatnonzero(group_of[roots[space]] == number)
                 unit = number_in_group[roots[space][mine]]
                 index = Index(mine[np.argsort(unit, kind='stable')], np.bincount(unit, minlength=len(members)))
-                slices.append(Slice(space[0], space[1], index, 1.0 if space[0].endswith('running_var') else 0.0))
+                slices.append(Slice(space[0], space[1], index, float(space[0] in ones)))
             name, kind = name_of(inside)
             attrs = tuple(
                 replace(attr, per_unit=count * attr.per_unit) for attr, count in sorted(fall, key=lambda f: f[0].path)

@@ -20,12 +20,10 @@ class Trace:
         child: Dotted path of the child; '' is the model itself.
         example: Arguments of one forward of the child: a tensor, a tuple (positional), a dict (keywords), or
             a function run(child) that does it and returns the outputs.
-        outputs_free: Nothing outside reads the outputs' channels, so they may be pruned.
     """
 
     child: str
     example: Any
-    outputs_free: bool = False
 
 
 TraceDeclaration = Callable[[nn.Module, Any], Sequence[Trace]]
@@ -48,6 +46,9 @@ def declares_traces(module_class: type[nn.Module]) -> Callable[[TraceDeclaration
 def find_groups(model: nn.Module, example: Any = None, allow_frozen: bool = False) -> list[Group]:
     """The Groups of a model, in the order of its tensors.
 
+    What was traced is tried at once, without half of its units: Groups whose slim network does not compute what the
+    masked one does are protected. That takes two forwards in float64.
+
     Args:
         model: Any torch model; it is left as it is.
         example: A tensor, a tuple (positional arguments), a dict (keyword arguments) or a function run(model)
@@ -65,8 +66,7 @@ def find_groups(model: nn.Module, example: Any = None, allow_frozen: bool = Fals
         declaration = next((_TRACES[cls] for cls in type(model).__mro__ if cls in _TRACES), None)
         traces = declaration(model, example) if declaration else [Trace('', example)]
         for trace in traces:
-            child = model.get_submodule(trace.child)
-            sources.append(trace_groups(child, trace.example, trace.child, trace.outputs_free, allow_frozen=True))
+            sources.append(trace_groups(model.get_submodule(trace.child), trace.example, trace.child))
     groups = join_groups(sources)
     if not allow_frozen:
         groups = protect_frozen(model, groups)

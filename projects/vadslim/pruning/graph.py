@@ -1,46 +1,42 @@
 """Traced Groups. The only file that imports torch_pruning.
 
-Torch-Pruning's ``DependencyGraph`` runs the model once and finds its layers and operations. Which channel of
-one layer is which channel of the next is followed in ``labels.py``: Torch-Pruning's own index mapping knows
-concat and split along dim 1 only, takes a split's parts in the order it visits them, and treats what it does
+Torch-Pruning's ``DependencyGraph`` runs the model once and finds the layers that its outputs depend on. Which
+channel of one layer is which channel of the next is followed in ``labels.py``: Torch-Pruning's own index mapping
+knows concat and split along dim 1 only, takes a split's parts in the order it visits them, and treats what it does
 not know as element-wise.
 
 The trace runs on a deep copy in eval mode in which every parameter, buffer and input requires gradients, so
 frozen layers are in the graph, and the model's own flags, mode and hooks stay as they are. On the copy each
 known layer is one node of the autograd graph, and so is each module that declares Groups of its own: its
-inside is not looked at. What leaves the graph (``watching.py``) is protected. Not seen, by any tracer: numbers
-that the code computes from a width (``x / x.shape[1]``), and widths that it states (``x.view(-1, 64)``; the slim
-model then does not run).
+inside is not looked at. What leaves the graph (``watching.py``) is protected.
+
+No tracer sees numbers that the code computes from a width (``x / x.shape[1]``), or widths that it states
+(``x.view(-1, 64)``). So what was found is tried: Groups whose slim network does not compute what the masked one does
+are protected, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
 from .elements import Channels, Elements, Label, Shape, Stored
-from .find import protect_frozen, run_example
-from .group import OPEN, Attr, Group, GroupError, Slice, blocks, declaration_of, first_names
+from .find import run_example
+from .group import OPEN, Group, GroupError, Slice, blocks, declaration_of, first_names
 from .labels import Op, apply_rule
+from .layers import NORMS, Layer, as_stock, stock_class
 from .nesting import map_tensors, tensors_in
+from .proof import protect_wrong
 from .watching import Edge, Watch, edges
 
-KINDS = tp.ops.OPTYPE
-CONVS = (KINDS.CONV, KINDS.DEPTHWISE_CONV)
-NORMS = (KINDS.BN, KINDS.LN, KINDS.GN, KINDS.IN, KINDS.PRELU)
-VECTORS = ('weight', 'bias', 'running_mean', 'running_var')  # of a norm, one number per channel
-LAYERS = (*CONVS, *NORMS, KINDS.LINEAR, KINDS.EMBED)
 
-
-def trace_groups(
-    module: nn.Module, example: Any, prefix: str = '', outputs_free: bool = False, allow_frozen: bool = False
-) -> list[Group]:
+def trace_groups(module: nn.Module, example: Any, prefix: str = '') -> list[Group]:
     """The Groups of coupled channels of one module.
 
     A Group that reaches an output, an operation that is not followed, or a module with Groups of its own is
@@ -51,23 +47,28 @@ def trace_groups(
         module: What is traced; it is left as it is.
         example: Arguments of one forward of ``module``, as in ``find_groups``.
         prefix: Dotted path of the module in the model; stands in front of all names.
-        outputs_free: Channels of the outputs may go.
-        allow_frozen: Groups that touch a weight with requires_grad=False are not protected.
 
     Returns:
         One Group per set of channels that lie in the same tensors, in the order of the module's tensors.
     """
     trace = _Trace(module)
-    outputs = trace.run(example)
-    for tensor, edge in outputs:
-        label = trace.label_of(tensor, edge)
-        if not outputs_free:
-            trace.elements.mark_label(label, f'reaches an output of {prefix or type(module).__name__}')
+    for tensor, edge in trace.run(example):
+        where = f'reaches an output of {prefix or type(module).__name__}'
+        trace.elements.mark_label(trace.label_of(tensor, edge), where)
     trace.mark_left()
-    groups = trace.groups()
-    if not allow_frozen:
-        groups = protect_frozen(module, groups)
+    groups = protect_wrong(module, trace.groups(), lambda model: run_example(model, example))
     return [group.prefixed(prefix) for group in groups]
+
+
+class _Found(Exception):
+    """Torch-Pruning has found the layers."""
+
+
+class _Layers(tp.DependencyGraph):
+    """Torch-Pruning's graph up to its dependencies; its index mapping, made after them, fails on some networks."""
+
+    def _build_dependency(self, module2node: dict) -> None:
+        raise _Found
 
 
 class _OneNode(torch.autograd.Function):
@@ -87,10 +88,14 @@ class _Trace:
 
     def __init__(self, module: nn.Module) -> None:
         self.first = first_names(module)
-        self.copy = copy.deepcopy(module).requires_grad_(True)
-        for module_copy in self.copy.modules():
-            for hooks in (module_copy._forward_hooks, module_copy._forward_pre_hooks):
-                hooks.clear()
+        try:
+            self.copy = copy.deepcopy(module).requires_grad_(True).eval()
+        except RuntimeError as error:  # a computed tensor is kept, as torch.nn.utils.weight_norm does
+            why = str(error).partition(' at the moment')[0]
+            raise GroupError(f'{type(module).__name__} cannot be copied, as slimming needs it: {why}') from error
+        for part in self.copy.modules():
+            part._forward_hooks.clear()
+            part._forward_pre_hooks.clear()
         for buffer in self.copy.buffers():
             if buffer.is_floating_point():
                 buffer.requires_grad_(True)
@@ -102,7 +107,8 @@ class _Trace:
         self.watch = Watch()
         self.blind: list[nn.Module] = []  # layers that ran without gradients
         self.labels: dict[tuple[Any, int], Label] = {}
-        self.graph = tp.DependencyGraph()
+        self.reached: set[int] = set()  # ids of the layers that the outputs depend on
+        self.foreign: set[int] = set()  # ids of those that do something else than their base class
 
     # --- running the copy ---------------------------------------------------------------------------------
 
@@ -119,23 +125,22 @@ class _Trace:
                 result.append(run_example(model, example))
             return [tensor for tensor in tensors_in(result[0]) if tensor.grad_fn is not None]
 
-        try:
-            with torch.enable_grad():
-                self.graph.build_dependency(self.copy, (), forward_fn=forward, verbose=False)
-        except Exception:
-            # its index mapping, made last and not used here, fails on some concatenations
-            if not hasattr(self.graph, 'module2node'):
-                raise
-        self.kinds = {id(node.module): node.type for node in self.graph.module2node.values() if node.type in LAYERS}
+        graph = _Layers()
+        with torch.enable_grad(), contextlib.suppress(_Found):
+            graph.build_dependency(self.copy, (), forward_fn=forward, verbose=False)
+        self.reached = {id(node.module) for node in graph.module2node.values()} - self.foreign
         return edges(tensors_in(result[0]))
 
     def _track_inputs(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         return map_tensors(args, _tracked), map_tensors(kwargs, _tracked)
 
     def _make_one_node(self, part: nn.Module, anchor: Tensor) -> None:
-        forward = part.forward
+        forward, stock = part.forward, as_stock(part)
 
         def one_node(*args: Any, **kwargs: Any) -> Any:
+            if stock is not None and not self._same(forward, stock.forward, args, kwargs):
+                self.foreign.add(id(part))
+                return forward(*args, **kwargs)
             inputs = [tensor for tensor in tensors_in((args, kwargs)) if tensor.is_floating_point()]
             if not torch.is_grad_enabled():
                 taken = f'{self.names[id(part)]}, under no_grad'
@@ -156,6 +161,16 @@ class _Trace:
             return result
 
         part.forward = one_node
+
+    def _same(self, one: Callable, other: Callable, args: tuple, kwargs: dict) -> bool:
+        """Whether two functions give the same tensors, up to rounding on a GPU."""
+        with self.watch.paused(), torch.no_grad():
+            try:
+                results = [list(tensors_in(function(*args, **kwargs))) for function in (one, other)]
+            except TypeError:  # other arguments
+                return False
+        kinds = [[(tensor.shape, tensor.dtype) for tensor in result] for result in results]
+        return kinds[0] == kinds[1] and all(map(torch.allclose, *results))
 
     # --- labels -------------------------------------------------------------------------------------------
 
@@ -207,21 +222,22 @@ class _Trace:
         return Stored(self.first.get(name, name), tuple(range(len(shape))), shape) if name else None
 
     def _through_module(self, part: nn.Module, inputs: list[tuple[Label, Shape | None]], shape: Shape) -> Label:
-        name, kind = self.names[id(part)], self.kinds.get(id(part))
-        if kind is None or id(part) in self.opaque:
+        name = self.names[id(part)]
+        if id(part) in self.opaque or id(part) not in self.reached:
             what = 'states its own Groups' if id(part) in self.opaque else 'is not in the traced graph'
+            what = 'is recurrent' if isinstance(part, nn.RNNBase) else what
             for label, _ in inputs:
                 self.elements.mark_label(label, f'reaches {name}, which {what}')
             return None
         label, given = inputs[0] if inputs else (None, None)
-        layer = _Layer(part, name, kind, self)
+        layer = Layer(part, name, self.elements, self.first)
         if isinstance(label, Channels) and given is not None and label.dim == layer.channel_dim(len(given)):
             self.elements.unite(label.ids, layer.reads(label.ids))
         else:
             self.elements.mark_label(label, f'reaches {name} along another dim than its channels')
             for own in layer.reading():
                 self.elements.mark(own, f'is applied by {name} to what was not followed')
-            if kind in NORMS:
+            if isinstance(part, NORMS):
                 return label
         ids = layer.makes(label)
         return None if ids is None else Channels(layer.channel_dim(len(shape)), ids)
@@ -239,7 +255,9 @@ class _Trace:
     def groups(self) -> list[Group]:
         """Units that lie in the same tensors form a Group; layers not reached are listed, protected."""
         order = {name: number for number, name in enumerate(dict.fromkeys(self.first.values()))}
-        found = self.elements.groups(order, self._name)
+        # whatever the masked twin holds there, it must not divide by zero
+        ones = {self.first[name] for name, _ in self.copy.named_buffers() if not name.endswith('running_mean')}
+        found = self.elements.groups(order, ones, self._name)
         return [*found, *self._unreached({group.name for group in found})]
 
     def _name(self, spaces: list[tuple[str, int]]) -> tuple[str, str]:
@@ -258,119 +276,18 @@ class _Trace:
         hidden = {id(inner) for outer in _opaque(self.copy) for inner in outer.modules()}
         for name, part in self.copy.named_modules():
             conv = isinstance(part, nn.modules.conv._ConvNd)
-            if id(part) in self.kinds or id(part) in hidden or not (conv or isinstance(part, nn.Linear)):
+            if id(part) in self.reached | hidden or not (conv or isinstance(part, nn.Linear)):
                 continue
             dim = 1 if conv and part.transposed else 0
             size = part.weight.shape[dim]
             weight = self.first.get(f'{name}.weight' if name else 'weight', '')
             label = f'{name}.{"channels" if conv else "neurons"}'.lstrip('.')
             if weight and label not in names:
-                reason = f'{OPEN}{name} is not in the traced graph'
+                reason = 'is not in the traced graph'
+                if id(part) in self.foreign:
+                    reason = f'({type(part).__name__}) does something else than its base class of torch'
                 kind = 'channel' if conv else 'neuron'
-                yield Group(label, kind, size, (Slice(weight, dim, blocks(size)),), protected=reason)
-
-
-class _Layer:
-    """Which elements a known layer reads and makes."""
-
-    def __init__(self, part: nn.Module, name: str, kind: Any, trace: _Trace) -> None:
-        self.part, self.name, self.kind, self.trace = part, name, kind, trace
-        self.elements = trace.elements
-
-    def channel_dim(self, ndim: int) -> int:
-        """Which dim of an input or output of ``ndim`` dims counts channels."""
-        if self.kind in (KINDS.LINEAR, KINDS.LN, KINDS.EMBED):
-            return ndim - 1
-        if self.kind in CONVS:
-            return ndim - 1 - len(self.part.kernel_size)  # type: ignore[arg-type]
-        return 0 if ndim == 1 else 1
-
-    def space(self, attribute: str, dim: int, makes: bool = False) -> np.ndarray | None:
-        """The elements of a dim of one of the layer's tensors."""
-        tensor = getattr(self.part, attribute, None)
-        if not isinstance(tensor, Tensor):
-            return None
-        name = self.trace.first[f'{self.name}.{attribute}' if self.name else attribute]
-        if makes:
-            self.elements.makers.add((name, dim))
-        return self.elements.space(name, dim, tensor.shape[dim])
-
-    def reads(self, given: np.ndarray) -> np.ndarray:
-        """The elements that the input's channels have to be united with."""
-        part: Any = self.part
-        if self.kind == KINDS.LINEAR:
-            return _known(self.space('weight', 1))
-        if self.kind not in CONVS:
-            return given
-        if part.groups == 1:
-            return _known(self.space('weight', 0 if part.transposed else 1))
-        return self._whole_groups()[0]
-
-    def reading(self) -> list[np.ndarray]:
-        """The elements of the layer's own tensors that stand for its input's channels."""
-        if self.kind == KINDS.EMBED:
-            return []
-        if self.kind == KINDS.LINEAR or self.kind in CONVS:
-            return [self.reads(np.empty(0, np.int64))]
-        spaces = [self.space(attribute, 0) for attribute in VECTORS]
-        return [ids for ids in spaces if ids is not None]
-
-    def makes(self, label: Label) -> np.ndarray | None:
-        """The elements of the output's channels; None when nothing is known about them."""
-        part: Any = self.part
-        if self.kind in NORMS:
-            return self._norm(label)
-        if self.kind == KINDS.EMBED:
-            return self.space('weight', 1, makes=True)
-        if self.kind in CONVS and part.groups > 1:
-            return self._whole_groups()[1]
-        ids = _known(self.space('weight', 1 if self.kind in CONVS and part.transposed else 0, makes=True))
-        self._bias(ids)
-        return ids
-
-    def _bias(self, ids: np.ndarray) -> None:
-        bias = self.space('bias', 0)
-        if bias is not None:
-            self.elements.unite(ids, bias)
-
-    def _whole_groups(self) -> tuple[np.ndarray, np.ndarray]:
-        """A grouped (or depthwise) convolution loses whole groups: inputs, outputs and one of ``groups``."""
-        part: Any = self.part
-        seen = (self.name + ':in', 0) in self.elements.spaces
-        inner = self.elements.space(self.name + ':in', 0, part.in_channels)
-        outer = self.elements.space(self.name + ':out', 0, part.out_channels)
-        if not seen:
-            rows = _known(self.space('weight', 0, makes=True))
-            self.elements.unite(inner if part.transposed else outer, rows)
-            self._bias(outer)
-            ins, outs = inner.reshape(part.groups, -1), outer.reshape(part.groups, -1)
-            for in_group, out_group in zip(ins, outs):
-                members = np.concatenate([in_group, out_group])
-                self.elements.unite(np.full(len(members), members[0]), members)
-                self.elements.count(Attr(self.name, 'groups'), int(members[0]))
-        return inner, outer
-
-    def _norm(self, label: Label) -> np.ndarray | None:
-        """A norm passes its channels on; a GroupNorm loses whole groups."""
-        if not isinstance(label, Channels):
-            return None
-        ids, part = label.ids, cast(Any, self.part)
-        if self.kind == KINDS.PRELU and part.weight.numel() == 1:
-            return ids
-        if self.kind == KINDS.LN and (len(part.normalized_shape) != 1 or part.weight is None):
-            self.elements.mark(ids, f'{self.name} is a LayerNorm whose width no vector of weights tells')
-            return ids
-        for attribute in VECTORS:
-            own = self.space(attribute, 0)
-            if own is not None:
-                self.elements.unite(ids, own)
-        if self.kind == KINDS.GN and (self.name + ':groups', 0) not in self.elements.spaces:
-            groups = int(part.num_groups)
-            heads = self.elements.space(self.name + ':groups', 0, groups)
-            self.elements.unite(np.repeat(heads, len(ids) // groups), ids)
-            for element in heads.tolist():
-                self.elements.count(Attr(self.name, 'num_groups'), element)
-        return ids
+                yield Group(label, kind, size, (Slice(weight, dim, blocks(size)),), protected=f'{OPEN}{name} {reason}')
 
 
 def _parts(model: nn.Module) -> Iterator[nn.Module]:
@@ -379,7 +296,7 @@ def _parts(model: nn.Module) -> Iterator[nn.Module]:
     inside = {id(inner) for outer in opaque for inner in outer.modules()}
     yield from opaque
     for part in model.modules():
-        if id(part) not in inside and tp.ops.module2type(part) in LAYERS and _plain(part):
+        if id(part) not in inside and stock_class(part) is not None:
             yield part
 
 
@@ -390,17 +307,6 @@ def _opaque(model: nn.Module) -> Iterator[nn.Module]:
             yield part
         else:
             yield from _opaque(part)
-
-
-def _plain(part: nn.Module) -> bool:
-    """The layer's weight is a parameter of its own (no weight norm, no parametrization)."""
-    return 'weight' in part._parameters and not hasattr(part, 'parametrizations')
-
-
-def _known(ids: np.ndarray | None) -> np.ndarray:
-    if ids is None:
-        raise GroupError('a layer without a weight')
-    return ids
 
 
 def _is_leaf(node: Any) -> bool:

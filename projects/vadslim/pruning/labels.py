@@ -8,7 +8,7 @@ protected.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,25 +71,25 @@ Rule = Callable[[Op, Channels], Label]
 RULES: dict[str, Callable[[Op], Label]] = {}
 
 
-def _rule(*names: str) -> Callable[[Callable[[Op], Label]], Callable[[Op], Label]]:
+def _rule(names: str) -> Callable[[Callable[[Op], Label]], Callable[[Op], Label]]:
+    """Register a rule for operations, named with blanks between them."""
+
     def register(rule: Callable[[Op], Label]) -> Callable[[Op], Label]:
-        RULES.update(dict.fromkeys(names, rule))
+        RULES.update(dict.fromkeys(names.split(), rule))
         return rule
 
     return register
 
 
-def _follow(*names: str) -> Callable[[Rule], Rule]:
+def _follow(names: str) -> Callable[[Rule], Rule]:
     """Register a rule for operations on one tensor; it is called when that tensor has channels."""
 
     def register(rule: Rule) -> Rule:
         def on_first(op: Op) -> Label:
             label = op.inputs[0][0]
-            if isinstance(label, Channels):
-                return rule(op, label)
-            return None
+            return rule(op, label) if isinstance(label, Channels) else None
 
-        RULES.update(dict.fromkeys(names, on_first))
+        _rule(names)(on_first)
         return rule
 
     return register
@@ -110,45 +110,20 @@ def apply_rule(op: Op) -> Label:
     return result
 
 
-@_rule(
-    'Abs',
-    'Alias',
-    'Celu',
-    'Clamp',
-    'Clone',
-    'Contiguous',
-    'Copy',
-    'Cos',
-    'Elu',
-    'Erf',
-    'Exp',
-    'Gelu',
-    'Hardshrink',
-    'Hardsigmoid',
-    'Hardswish',
-    'Hardtanh',
-    'LeakyRelu',
-    'Log',
-    'Log1P',
-    'LogSigmoid',
-    'Mish',
-    'NativeDropout',
-    'Neg',
-    'Pow',
-    'Reciprocal',
-    'Relu',
-    'Rsqrt',
-    'Sigmoid',
-    'Sign',
-    'Silu',
-    'Sin',
-    'Softplus',
-    'Sqrt',
-    'Square',
-    'Tanh',
-    'Threshold',
-    'ToCopy',
-)
+ELEMENTWISE = """
+    Abs Alias Celu Clamp Clone Contiguous Copy Cos Elu Erf Exp Gelu Hardshrink Hardsigmoid Hardswish Hardtanh LeakyRelu
+    Log Log1P LogSigmoid MaskedFill Mish NativeDropout Neg Pow Reciprocal Relu Rsqrt Sigmoid Sign Silu Sin Softplus Sqrt
+    Square Tanh Threshold ToCopy
+"""
+SPATIAL = """
+    AdaptiveAvgPool2D AdaptiveAvgPool3D AdaptiveMaxPool2D AdaptiveMaxPool3D AvgPool2D AvgPool3D MaxPool2DWithIndices
+    MaxPool3DWithIndices ReflectionPad1D ReflectionPad2D ReflectionPad3D ReplicationPad1D ReplicationPad2D
+    ReplicationPad3D UpsampleBicubic2D UpsampleBilinear2D UpsampleLinear1D UpsampleNearest1D UpsampleNearest2D
+    UpsampleNearest3D UpsampleNearestExact1D UpsampleNearestExact2D UpsampleNearestExact3D UpsampleTrilinear3D
+"""
+
+
+@_rule(ELEMENTWISE)
 def _elementwise(op: Op) -> Label:
     label = op.inputs[0][0]
     if isinstance(label, Stored) and len(op.inputs) == 1:
@@ -156,13 +131,14 @@ def _elementwise(op: Op) -> Label:
     return _broadcast(op)
 
 
-@_rule('Add', 'Addcdiv', 'Addcmul', 'Div', 'Lerp', 'Maximum', 'Minimum', 'Mul', 'Rsub', 'Sub', 'Where')
+@_rule('Add Addcdiv Addcmul Div Lerp Maximum Minimum Mul Rsub Sub Where')
 def _broadcast(op: Op) -> Label:
     ndim = len(op.shape)
     carriers = []
     for label, shape in op.inputs:
         if isinstance(label, Channels) and shape is not None and shape[label.dim] > 1:
             carriers.append(Channels(label.dim + ndim - len(shape), label.ids))
+    carriers = carriers or list(_vectors(op))
     if not carriers:
         return None
     dim, ids = carriers[0].dim, carriers[0].ids
@@ -188,28 +164,25 @@ def _broadcast(op: Op) -> Label:
     return Channels(dim, ids)
 
 
-@_follow(
-    'AdaptiveAvgPool2D',
-    'AdaptiveMaxPool2D',
-    'AvgPool2D',
-    'MaxPool2DWithIndices',
-    'AvgPool3D',
-    'MaxPool3DWithIndices',
-    'UpsampleBicubic2D',
-    'UpsampleBilinear2D',
-    'UpsampleNearest2D',
-    'UpsampleNearestExact2D',
-    'ReflectionPad2D',
-    'ReplicationPad2D',
-)
+def _vectors(op: Op) -> Iterator[Channels]:
+    """Parameters and buffers of one number per channel, such as those of a frozen norm that is written by hand."""
+    for label, shape in op.inputs:
+        wide = [dim for dim, size in enumerate(shape or ()) if size > 1]
+        if isinstance(label, Stored) and shape is not None and len(wide) == 1:
+            ids = op.stored(label, shape, wide[0])
+            if ids is not None:
+                yield Channels(wide[0] + len(op.shape) - len(shape), ids)
+
+
+@_follow(SPATIAL)
 def _spatial(op: Op, label: Channels) -> Label:
-    spatial = 3 if '3D' in op.name else 2
+    spatial = next(int(number) for number in '123' if f'{number}D' in op.name)
     if label.dim >= len(op.shape) - spatial:
         return op.lose(f'is resampled along its channels in {op.name}')
     return label
 
 
-@_rule('GridSampler2D', 'GridSampler3D')
+@_rule('GridSampler2D GridSampler3D')
 def _grid_sample(op: Op) -> Label:
     label = op.inputs[0][0]
     if any(isinstance(other, Channels) for other, _ in op.inputs[1:]) or not isinstance(label, Channels):
@@ -217,7 +190,7 @@ def _grid_sample(op: Op) -> Label:
     return label if label.dim == 1 else op.lose('is sampled along its channels')
 
 
-@_follow('Amax', 'Amin', 'Mean', 'Std', 'Sum', 'Var', 'LinalgVectorNorm', 'Norm')
+@_follow('Amax Amin Mean Std Sum Var LinalgVectorNorm Norm')
 def _reduce(op: Op, label: Channels) -> Label:
     dims = op.saved_dims() if getattr(op.node, '_saved_dim', None) is not None else []
     if not dims or label.dim in dims:
@@ -226,11 +199,35 @@ def _reduce(op: Op, label: Channels) -> Label:
     return Channels(label.dim - (0 if kept else sum(dim < label.dim for dim in dims)), label.ids)
 
 
-@_follow('Softmax', 'LogSoftmax', 'Cumsum')
+@_follow('Softmax LogSoftmax Cumsum')
 def _along(op: Op, label: Channels) -> Label:
     if label.dim in op.saved_dims():
         return op.lose(f'goes through {op.name} along its channels')
     return label
+
+
+@_follow('Flip Roll')
+def _move(op: Op, label: Channels) -> Label:
+    dims = op.saved_dims('_saved_dims')
+    return op.lose(f'changes places in {op.name}') if not dims or label.dim in dims else label
+
+
+@_follow('PixelShuffle')
+def _pixel_shuffle(op: Op, label: Channels) -> Label:
+    """A channel is made of ``factor ** 2`` neighbours, which leave together."""
+    if label.dim != len(op.shape) - 3:
+        return op.lose('is resampled along its channels in PixelShuffle')
+    parts = label.ids.reshape(-1, op.node._saved_upscale_factor**2)
+    for others in parts.T[1:]:
+        op.elements.unite(parts[:, 0], others)
+    return Channels(label.dim, parts[:, 0])
+
+
+@_follow('PixelUnshuffle')
+def _pixel_unshuffle(op: Op, label: Channels) -> Label:
+    if label.dim != len(op.shape) - 3:
+        return op.lose('is resampled along its channels in PixelUnshuffle')
+    return Channels(label.dim, label.ids.repeat(op.node._saved_downscale_factor**2))
 
 
 @_follow('Permute')
@@ -262,7 +259,7 @@ def _expand(op: Op) -> Label:
     return None
 
 
-@_rule('View', 'UnsafeView', 'ReshapeAlias', 'Unsqueeze', 'Squeeze')
+@_rule('View UnsafeView ReshapeAlias Unsqueeze Squeeze')
 def _view(op: Op) -> Label:
     """Whole dims move, or merge with their neighbours; the channel dim is never cut."""
     label, old, new = op.inputs[0][0], op.first_shape, op.shape
@@ -288,7 +285,7 @@ def _view(op: Op) -> Label:
     return op.lose(f'is cut by a reshape from {old} to {new}')
 
 
-@_follow('Split', 'SplitWithSizes', 'UnsafeSplit')
+@_follow('Split SplitWithSizes UnsafeSplit')
 def _split(op: Op, label: Channels) -> Label:
     if op.saved_dims()[0] != label.dim:
         return label
@@ -298,23 +295,43 @@ def _split(op: Op, label: Channels) -> Label:
     else:
         step = int(op.node._saved_split_size)
         sizes = [min(step, total - start) for start in range(0, total, step)]
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    if op.literal or len(set(sizes)) != 1:
-        op.lose(f'is split into {sizes} channels, numbers that stand in the code')
-    else:  # chunk: every part keeps the same size
-        for start in starts[1:-1]:
-            op.elements.unite(label.ids[: sizes[0]], label.ids[start : start + sizes[0]])
-    return Channels(label.dim, label.ids[starts[op.output] : starts[op.output + 1]])
+    return Channels(label.dim, _alike(op, np.split(label.ids, np.cumsum(sizes)[:-1]))[op.output])
 
 
-@_follow('Slice')
-def _slice(op: Op, label: Channels) -> Label:
-    if op.saved_dims()[0] != label.dim or op.shape[label.dim] == len(label.ids):
+@_follow('Glu')
+def _glu(op: Op, label: Channels) -> Label:
+    if op.saved_dims()[0] != label.dim:
         return label
-    return op.lose('is sliced by numbers that stand in the code')
+    return Channels(label.dim, _alike(op, np.split(label.ids, 2))[0])
 
 
-@_follow('Select', 'Unbind')
+def _alike(op: Op, parts: list[np.ndarray]) -> list[np.ndarray]:
+    """Parts that the code makes equally wide stay so: their first units leave together, and so on."""
+    sizes = [len(part) for part in parts]
+    if op.literal:
+        op.lose(f'is split into {sizes} channels, numbers that stand in the code')
+    elif len(set(sizes)) > 1:
+        op.lose(f'is cut into parts of {sizes} channels')
+    else:
+        for part in parts[1:]:
+            op.elements.unite(parts[0], part)
+    return parts
+
+
+@_rule('Slice')
+def _slice(op: Op) -> Label:
+    label, dim = op.inputs[0][0], op.saved_dims()[0]
+    cut = op.shape[dim] != op.first_shape[dim]
+    reason = 'is sliced by numbers that stand in the code'
+    if isinstance(label, Stored) and cut:
+        elements = op.stored(label, op.first_shape, dim)
+        if elements is not None:
+            op.elements.mark(elements, reason)
+        return Stored(label.name, (*label.dims[:dim], None, *label.dims[dim + 1 :]), label.shape)
+    return op.lose(reason) if isinstance(label, Channels) and label.dim == dim and cut else label
+
+
+@_follow('Select Unbind')
 def _select(op: Op, label: Channels) -> Label:
     dim = op.saved_dims()[0]
     if dim == label.dim:

@@ -34,14 +34,39 @@ class MaskedLayerNorm(nn.LayerNorm):
         return torch.zeros_like(input).index_copy(-1, self.kept, inner)
 
 
+class MaskedAttention(nn.MultiheadAttention):
+    """Multi-head attention that shows, and averages, the weights of some of its heads. Made by ``mask``."""
+
+    kept_heads: list[int]
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Shapes as in ``nn.MultiheadAttention.forward``."""
+        output, weights = super().forward(
+            query, key, value, key_padding_mask, need_weights, attn_mask, False, is_causal
+        )
+        if weights is not None:
+            weights = weights[..., self.kept_heads, :, :]
+            weights = weights.mean(-3) if average_attn_weights else weights
+        return output, weights
+
+
 def mask(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Sequence[int]]) -> nn.Module:
     """A copy of the model that computes what the slim one computes, at the dense shape.
 
-    The positions of the removed units hold their Slice's ``mask_value``; a LayerNorm whose width shrinks is
-    swapped for a ``MaskedLayerNorm`` with the same parameter names; the softmax scale of an attention whose heads
-    shrink, which is that of the kept width, is put into its query projection. (Attention weights averaged over heads,
-    which some callers ask ``nn.MultiheadAttention`` for, are taken over all heads here, and over the kept
-    ones in the slim model.)
+    The positions of the removed units hold their Slice's ``mask_value``; a LayerNorm whose width shrinks and an
+    attention that loses heads are swapped for a ``MaskedLayerNorm`` and a ``MaskedAttention`` with the same parameter
+    names; the softmax scale of an attention whose heads shrink, which is that of the kept width, is put into its query
+    projection.
 
     Raises:
         StructureError: A kept unit does not exist, or a protected Group loses some.
@@ -50,7 +75,7 @@ def mask(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Sequence[
     kept = check_kept(groups, kept)
     old = tensors_of(model)
     new: dict[str, Tensor] = {}
-    gone: dict[str, np.ndarray] = {}
+    gone: dict[tuple[str, int], np.ndarray] = {}
     # finite values first: a softmax logit that gets -inf keeps it, whatever another Group writes there
     writes = [
         (part, part.positions(group.removed(kept[group.name])))
@@ -65,17 +90,22 @@ def mask(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Sequence[
             new[part.tensor] = old[part.tensor].detach().clone()
         index = torch.as_tensor(positions, device=new[part.tensor].device)
         new[part.tensor].index_fill_(part.dim, index, part.mask_value)
-        if part.dim == 0:
-            gone[part.tensor] = np.union1d(gone.get(part.tensor, np.empty(0, np.int64)), positions)
-    _scale_queries(model, gone, new)
+        place = part.tensor, part.dim
+        gone[place] = np.union1d(gone.get(place, np.empty(0, np.int64)), positions)
+    rows = {tensor: positions for (tensor, dim), positions in gone.items() if dim == 0}
+    _scale_queries(model, rows, new)
     twin = copy_with(model, new)
     for name, module in twin.named_modules():
-        removed = gone.get(f'{name}.weight' if name else 'weight')
-        if type(module) is nn.LayerNorm and removed is not None:
+        start = f'{name}.' if name else ''
+        if type(module) is nn.LayerNorm and (f'{start}weight', 0) in gone:
             module.__class__ = MaskedLayerNorm
-            stay = np.setdiff1d(np.arange(module.weight.shape[0]), removed)
+            stay = np.setdiff1d(np.arange(module.weight.shape[0]), gone[f'{start}weight', 0])
             module.register_buffer('kept', torch.as_tensor(stay, device=module.weight.device), persistent=False)
-    hide_units(twin, gone)
+        if type(module) is nn.MultiheadAttention and (f'{start}out_proj.weight', 1) in gone:
+            module.__class__ = MaskedAttention
+            stay = np.setdiff1d(np.arange(module.embed_dim), gone[f'{start}out_proj.weight', 1])
+            module.kept_heads = np.unique(stay // module.head_dim).tolist()
+    hide_units(twin, rows)
     return twin
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from vadslim.cli import run, say
+from vadslim.cli import run
 from vadslim.slimming.options import Options, parse
 
 
@@ -19,15 +19,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     options = parse(argv)
-    from vadslim.slimming.launch import choose_devices, choose_launcher, start_processes
+    from vadslim.launch import choose_machine, torchrun
 
-    device = choose_devices(options)  # before anything imports MMEngine
-    launcher, processes = choose_launcher(options, say)
+    machine = choose_machine(options.gpus, options.gpu_ids, options.launcher, options.device)
+    launcher = 'none' if machine.processes else machine.launcher
     training = options.mode is not None and not options.dry_run
-    _work(options, device, launcher if not processes else 'none', training and not processes)
-    if training and processes:  # the pruning took one process, and its folder is reused
-        code = start_processes(argv, processes)
-        return code if code >= 0 else 128 - code
+    _work(options, machine.device, launcher, training and not machine.processes)
+    if training and machine.processes:  # the pruning took one process, and its folder is reused
+        return torchrun('vadslim.slimming', argv, machine.processes)
     return 0
 
 
@@ -36,20 +35,15 @@ def _work(options: Options, device: str, launcher: str, training: bool) -> None:
     from rich.console import Console
 
     from vadslim.checkpoint import register_loader
-    from vadslim.launch import init_distributed
-    from vadslim.slimming.launch import on_rank_0
+    from vadslim.launch import init_distributed, on_rank_0
     from vadslim.slimming.prune import prune
-    from vadslim.slimming.training import check_trainable, train
+    from vadslim.slimming.training import check_training, train
 
     register_loader()
     init_distributed(launcher)
     console = Console(width=None if sys.stdout.isatty() else 110)
     if options.mode:
-        on_rank_0(lambda: check_trainable(options))
+        on_rank_0(lambda: check_training(options))
     config = on_rank_0(lambda: prune(options, device, console))
     if config is not None and training:
         train(config, options, launcher)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, set_random_seed
@@ -18,9 +18,10 @@ from torch import nn
 from vadslim.analysis import Example, find_example
 from vadslim.checkpoint import load_checkpoint
 from vadslim.cli import UserError
+from vadslim.experiment import weights_of
 from vadslim.hooks.slim_model import checkpoint_structure, without_pretrained
-from vadslim.hooks.structure_hook import SHOWN, differences
-from vadslim.options import load_config, merge_options
+from vadslim.hooks.structure_hook import differences, shorten
+from vadslim.options import load_config, merge_texts
 from vadslim.pruning import Structure, resize
 from vadslim.registry import MODELS
 
@@ -52,13 +53,7 @@ def read_config(path: Path, options: Sequence[str] = ()) -> Config:
     cfg = load_config(path)
     if not isinstance(cfg.get('model'), dict):
         raise UserError(f'config {path} has no model = dict(...)')
-    for pair in options:
-        key, _, text = pair.partition('=')
-        try:
-            value = DictAction._parse_iterable(text)
-        except (AssertionError, ValueError, SyntaxError) as error:
-            raise UserError(f'--cfg-options {pair}: the value cannot be read ({error})') from None
-        merge_options(cfg, {key: value})
+    merge_texts(cfg, options)
     return cfg
 
 
@@ -70,7 +65,7 @@ def load_network(path: Path, options: Sequence[str], checkpoint: Path | None, se
         CheckpointError: a file that cannot be read safely.
     """
     content = {} if checkpoint is None else load_checkpoint(checkpoint)  # first: it fails fastest
-    state = _state_of(content, checkpoint) if checkpoint is not None else None
+    state = weights_of(content, checkpoint) if checkpoint is not None else None
     cfg = read_config(path, options)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     set_random_seed(seed)
@@ -80,37 +75,29 @@ def load_network(path: Path, options: Sequence[str], checkpoint: Path | None, se
     if data is not None:
         structure = Structure.from_dict(data, where=str(checkpoint))
     if state is None and hasattr(dense, 'init_weights'):
-        _init_weights(dense)
+        with quiet():
+            dense.init_weights()
     model = dense if structure is None else resize(dense, structure)
     if state is not None:
         problems = differences(model, state)
         if problems:
-            more = f' and {len(problems) - SHOWN} more' if len(problems) > SHOWN else ''
             raise UserError(
-                f'checkpoint {checkpoint} is not one of {type(model).__name__} in {path}: '
-                f'{"; ".join(problems[:SHOWN])}{more}'
+                f'checkpoint {checkpoint} is not one of {type(model).__name__} in {path}: {shorten(problems)}'
             )
         model.load_state_dict(state)
     return Network(cfg, model.to(device).eval(), dense.to(device).eval(), structure, content)
 
 
-def _init_weights(model: nn.Module) -> None:
-    """Initialises a model without the line that MMEngine logs for every tensor."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps MMEngine from logging a line for every tensor, as it does when it initialises or builds an optimizer."""
     logger = MMLogger.get_current_instance()
     level = logger.level
-    logger.setLevel('WARNING')
+    logger.setLevel('ERROR')
     try:
-        model.init_weights()
+        yield
     finally:
         logger.setLevel(level)
-
-
-def _state_of(content: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:
-    state = content.get('state_dict')
-    if not isinstance(state, Mapping) or not state:
-        held = ', '.join(map(str, content)) or 'nothing'
-        raise UserError(f'checkpoint {path} has no state_dict; it holds {held}')
-    return {name.removeprefix('module.'): value for name, value in state.items()}
 
 
 def _parts(cfg: Config) -> tuple[ConfigDict, Structure | None]:

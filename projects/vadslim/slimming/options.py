@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from vadslim.cli import UserError
+from vadslim.cli import Parser, UserError, add_config_options, add_machine_options, at_least, fraction
 
 RANDOM = 'random'
 RATIO = 0.3  # where neither a ratio nor a target is named
-LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
 @dataclass(frozen=True)
@@ -26,9 +24,7 @@ class Options:
         structured_ratio: fraction of the units that is removed, in [0, 1); None where a target decides.
         unstructured_ratio: fraction of the convolution weights zeroed for ``vad_pruned.pth``; None: no file.
         mode: None (prune only), 'fine-tune' or 'retrain'.
-        gpus: number of processes, each on a GPU of its own where there are GPUs.
-        gpu_ids: which of the visible GPUs, or None for the first ``gpus``.
-        launcher: None when the user named none.
+        gpus, gpu_ids, launcher, device: as :func:`vadslim.launch.choose_machine` takes them.
         allocation: a name of ALLOCATIONS, or the config that a file of rules holds.
         target: ('params', 'macs' or 'latency', what it may be), or None.
         latency_table: file of measured times of layers; None is the user's cache.
@@ -43,7 +39,7 @@ class Options:
     unstructured_ratio: float | None = None
     mode: str | None = None
     epochs: int = 6
-    gpus: int = 1
+    gpus: int | None = None
     gpu_ids: tuple[int, ...] | None = None
     launcher: str | None = None
     seed: int = 0
@@ -63,48 +59,23 @@ class Options:
     cfg_options: tuple[str, ...] = ()
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f'{message} (see --help)')
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not a fraction to remove: at least 0 and below 1')
-    return value
-
-
-def _at_least(least: int) -> Any:
-    def number(text: str) -> int:
-        if not text.lstrip('+-').isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f'{text} is not a whole number of at least {least}')
-        return int(text)
-
-    return number
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The parser; its help is the reference of the command."""
-    parser = _Parser(
+    parser = Parser(
         prog='analysis_struct.py',
         description='Removes whole units (channels, neurons, heads) of a trained network, writes the smaller '
         'network as a checkpoint with a config that runs it, and trains it again if asked to.',
         epilog='exit codes: 0 done, 2 a mistake in what was asked (one line says which), 130 interrupted',
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add('config', type=Path, help='MMEngine config of the dense network')
     add('checkpoint', help=f'its checkpoint; the word {RANDOM} takes random weights')
     add = parser.add_argument_group('what goes').add_argument
-    add('--pruning-ratio', type=_fraction, metavar='R', help=f'fraction of units removed ({RATIO})')
-    add('--structured-ratio', type=_fraction, metavar='R', help='the same; it counts if both are given')
+    add('--pruning-ratio', type=fraction, metavar='R', help=f'fraction of units removed ({RATIO})')
+    add('--structured-ratio', type=fraction, metavar='R', help='the same; it counts if both are given')
     add(
         '--unstructured-ratio',
-        type=_fraction,
+        type=fraction,
         metavar='R',
         help='also write vad_pruned.pth: same shapes, smallest weights zero; R of the convolutions of the '
         'backbone and neck, R / 2 of the linear layers of transformers (training does not hold the zeros)',
@@ -119,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add('--targets', nargs='+', default=[], metavar='PATTERN', help='only these Groups (names, or kind:NAME)')
     add('--protect', nargs='+', default=[], metavar='PATTERN', help='never these Groups')
-    add('--round-to', type=_at_least(1), default=1, metavar='N', help='kept counts become multiples of N')
+    add('--round-to', type=at_least(1), default=1, metavar='N', help='kept counts become multiples of N')
     add = parser.add_argument_group(
         'a target in place of a ratio',
         'the smallest ratio that reaches it: a fraction (0.5, 50%%) of what it is now, or',
@@ -141,24 +112,20 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group('training the smaller network').add_argument
     add('--fine-tune', action='store_true', help='train it, at a tenth of the learning rate')
     add('--retrain', action='store_true', help='with --fine-tune: from epoch 0, at half the learning rate')
-    add('--fine-tune-epochs', type=_at_least(1), default=6, metavar='N', help='epoch to reach (6)')
-    add('--workers', type=_at_least(0), metavar='N', help="data loading processes (the config's own number)")
-    add = parser.add_argument_group('the machine').add_argument
-    add('--gpus', type=_at_least(1), metavar='N', help='number of GPUs; without CUDA, of CPU processes (1)')
-    add('--gpu-ids', type=_at_least(0), nargs='+', metavar='ID', help='which of the visible GPUs')
-    add('--launcher', choices=LAUNCHERS, help='who starts the processes (torchrun, by this command)')
-    add('--local_rank', '--local-rank', type=int, help='accepted for torch.distributed.launch, not used')
+    add('--fine-tune-epochs', type=at_least(1), default=6, metavar='N', help='epoch to reach (6)')
+    add('--workers', type=at_least(0), metavar='N', help="data loading processes (the config's own number)")
+    add = add_machine_options(parser).add_argument
     add('--device', choices=('cpu', 'cuda'), help='(cuda where there is one)')
-    add('--seed', type=_at_least(0), default=0, metavar='N', help='(0)')
+    add('--seed', type=at_least(0), default=0, metavar='N', help='(0)')
     add = parser.add_argument_group('other').add_argument
     add(
         '--latency',
-        type=_at_least(0),
+        type=at_least(0),
         default=3,
         metavar='N',
         help='timed forwards for the report, 0: none (3)',
     )
-    add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes to the config')
+    add_config_options(parser)
     return parser
 
 
@@ -172,17 +139,10 @@ def parse(argv: Sequence[str]) -> Options:
     given = build_parser().parse_args(argv)
     if given.retrain and not given.fine_tune:
         raise UserError('--retrain needs --fine-tune: type --fine-tune --retrain')
-    if given.gpu_ids and len(set(given.gpu_ids)) < len(given.gpu_ids):
-        raise UserError(f'--gpu-ids {" ".join(map(str, given.gpu_ids))}: an id stands there twice')
-    if given.gpu_ids and given.gpus not in (None, len(given.gpu_ids)):
-        print(f'--gpus {given.gpus} is ignored: --gpu-ids names {len(given.gpu_ids)}', file=sys.stderr)
     check_file(given.config, 'config')
     checkpoint = None if given.checkpoint == RANDOM else Path(given.checkpoint)
     if checkpoint is not None:
         check_file(checkpoint, 'checkpoint')
-    for pair in given.cfg_options:
-        if not pair.partition('=')[0] or '=' not in pair:
-            raise UserError(f'--cfg-options {pair}: write key=value')
     target = _target(given)
     allocation = _allocation(given)
     if not given.dry_run:
@@ -195,7 +155,7 @@ def parse(argv: Sequence[str]) -> Options:
         output_dir=given.output_dir,
         mode=('retrain' if given.retrain else 'fine-tune') if given.fine_tune else None,
         epochs=given.fine_tune_epochs,
-        gpus=len(given.gpu_ids) if given.gpu_ids else given.gpus or 1,
+        gpus=given.gpus,
         gpu_ids=tuple(given.gpu_ids) if given.gpu_ids else None,
         launcher=given.launcher,
         seed=given.seed,

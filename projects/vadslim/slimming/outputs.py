@@ -14,7 +14,7 @@ from torch import nn
 
 from vadslim.checkpoint import atomic_write
 from vadslim.pruning import Structure, optimizer_param_names, slice_optimizer_state
-from vadslim.slimming.network import Network, is_slim_config
+from vadslim.slimming.network import Network, is_slim_config, quiet
 
 SLIM, ZEROED, STRUCTURE, REPORT = (
     'vad_structured_pruned.pth',
@@ -66,7 +66,8 @@ def _slim_moments(network: Network, step: Structure, state: Any) -> tuple[dict[s
     settings = network.cfg.get('optim_wrapper')
     if settings is None:
         return None, ['optimizer state dropped: the config has no optim_wrapper to name its parameters by']
-    wrapper = build_optim_wrapper(network.model, copy.deepcopy(settings))
+    with quiet():
+        wrapper = build_optim_wrapper(network.model, copy.deepcopy(settings))
     groups = getattr(getattr(wrapper, 'optimizer', None), 'param_groups', None)
     saved = state.get('param_groups') if isinstance(state, Mapping) else None
     if groups is None or saved is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,7 @@ from vadslim.pruning import (
     make_structure,
     resize,
     slice_state_dict,
+    wrong_groups,
 )
 from vadslim.registry import PRUNERS
 from vadslim.slimming.elementwise import element_sets, prune_elements
@@ -203,7 +204,14 @@ def slim_network(options: Options, device: str, clock: Clock) -> Slimmed:
         structure = compose(network.structure, step) if network.structure else step
         slim = resize(network.model, step)
     with clock('checking'):
-        check(network, slim, step, small)
+        check(network, slim, step)
+        wrong = wrong_groups(network.model, groups, kept, small.run) if small else {}
+        if wrong:
+            why = next(iter(wrong.values()))
+            raise UserError(
+                f'slimming {", ".join(wrong)} would change more than its units ({why}); '
+                f'--protect {" ".join(wrong)} leaves it alone'
+            )
     if found:
         clock.console.print(found.line, highlight=False, markup=False)
     return Slimmed(network, slim, structure, step, rows, found.solution.ratio if found else pruner.ratio, found)
@@ -226,8 +234,8 @@ def _pruner(options: Options) -> Any:
         raise UserError(f'--{error}') from None
 
 
-def check(network: Network, slim: nn.Module, step: Structure, example: Example | None) -> None:
-    """Refuses a slim network that does not have the structure's shapes, or does not run.
+def check(network: Network, slim: nn.Module, step: Structure) -> None:
+    """Refuses a slim network that does not have the structure's shapes.
 
     Raises:
         RuntimeError: our own fault, with what is wrong.
@@ -237,23 +245,6 @@ def check(network: Network, slim: nn.Module, step: Structure, example: Example |
     wrong = [n for n in expected if n not in found or found[n].shape != expected[n].shape]
     if wrong or len(found) != len(expected):
         raise RuntimeError(f'slimming went wrong: {wrong[:3] or "other tensors than before"}')
-    if example is None:
-        return
-    with torch.no_grad():
-        if _finite(example.run(slim)):
-            return
-        if _finite(example.run(network.model)):
-            raise RuntimeError('slimming went wrong: the outputs are not finite, and were before')
-
-
-def _finite(outputs: Any) -> bool:
-    if isinstance(outputs, torch.Tensor):
-        return not outputs.is_floating_point() or bool(torch.isfinite(outputs).all())
-    if isinstance(outputs, Mapping):
-        return all(_finite(value) for value in outputs.values())
-    if isinstance(outputs, list | tuple):
-        return all(_finite(value) for value in outputs)
-    return True
 
 
 def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Clock) -> tuple[list[Path], dict[str, Any]]:

@@ -11,12 +11,11 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from vadslim.checkpoint import load_checkpoint
-from vadslim.cli import UserError, say
-from vadslim.experiment import add_hooks
+from vadslim.cli import say
+from vadslim.experiment import add_hooks, check_trainable
 from vadslim.hooks import Start, choose_start, fine_tune_config
 from vadslim.hooks.checkpoint_hook import find_latest
-from vadslim.launch import adapt_to_device
-from vadslim.slimming.launch import on_rank_0
+from vadslim.launch import adapt_to_device, on_rank_0
 from vadslim.slimming.network import read_config
 from vadslim.slimming.options import Options
 from vadslim.slimming.outputs import SLIM
@@ -27,29 +26,12 @@ FOLDERS = {'fine-tune': 'fine_tuned', 'retrain': 'retrained'}
 LEAVES = ('epoch_*.pth', 'iter_*.pth', 'best_*.pth', 'latest.pth', 'last_checkpoint', '[0-9]' * 8 + '_' + '[0-9]' * 6)
 
 
-def check_trainable(options: Options) -> None:
+def check_training(options: Options) -> None:
     """Raises a ``UserError`` if the config cannot be trained: better now than after the pruning."""
     assert options.mode is not None
     cfg = read_config(options.config, options.cfg_options)
-    missing = [key for key in ('train_dataloader', 'train_cfg', 'optim_wrapper') if cfg.get(key) is None]
-    if missing:
-        raise UserError(f'config {options.config} has no {missing[0]}: it can be pruned, but not trained')
+    check_trainable(cfg, options.config)
     fine_tune_config(cfg, options.mode, options.epochs)
-    for loader in ('train_dataloader', 'val_dataloader'):
-        _check_data(cfg, loader)
-
-
-def _check_data(cfg: Config, loader: str) -> None:
-    """Raises a ``UserError`` if the annotation file of a loader's dataset is not there."""
-    dataset = (cfg.get(loader) or {}).get('dataset') or {}
-    while isinstance(dataset.get('dataset'), dict):  # one around another
-        dataset = dataset['dataset']
-    name = dataset.get('ann_file')
-    if not isinstance(name, str) or not name or '://' in name:
-        return
-    path = Path(dataset.get('data_root') or '', name)
-    if not path.exists() and not Path(name).exists():
-        raise UserError(f'{path}: no such file; {loader} of config {cfg.filename} needs it for the training')
 
 
 def train(config: Path, options: Options, launcher: str) -> None:

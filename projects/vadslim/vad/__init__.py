@@ -10,6 +10,7 @@ from . import (  # noqa: F401
     deformable_attention,
     detector,
     edits,
+    epoch_hook,
     groups,
     head,
     losses,

@@ -25,19 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vadslim.nuscenes_data.geometry import heading_to_yaw, yaw_to_heading
+
 if TYPE_CHECKING:
     from mmdet3d.structures import LiDARInstance3DBoxes
     from nuscenes.utils.data_classes import Box
 
 Array = TypeVar('Array', np.ndarray, Tensor)
-
-
-def yaw_to_heading(yaw: Array) -> Array:
-    """VAD yaw -> counter-clockwise heading from the x axis, radians, not wrapped. Its own inverse."""
-    return -yaw - np.pi / 2
-
-
-heading_to_yaw = yaw_to_heading
 
 
 def wrap_yaw(yaw: Array) -> Array:

@@ -11,7 +11,7 @@ from .transformer_layer import LayerStack
 
 
 def at_least_single(x: Tensor) -> Tensor:
-    """Positions do not live in half precision, also when autocast computed them there."""
+    """Positions and scores do not live in half precision, also when autocast computed them there."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

@@ -35,9 +35,12 @@ def deformable_sampling(
         counts: How many rows sample each map, M integers that sum to R.
 
     Returns:
-        (R, H * C).
+        (R, H * C), at least in single precision: in half precision the many small sums lose too much.
     """
-    sample = _sample_cuda if value.is_cuda and _has_cuda_kernel() else _sample_torch
+    dtype = torch.promote_types(locations.dtype, torch.float32)
+    value, locations, weights = (x.to(dtype) for x in (value, locations, weights))
+    # A kernel cannot be launched for no rows; the torch expression keeps them in the graph.
+    sample = _sample_cuda if value.is_cuda and len(locations) and _has_cuda_kernel() else _sample_torch
     if len(set(counts)) == 1:  # the same number for each map: one call for all
         batched = (len(counts), counts[0])
         out = sample(value, shapes, locations.unflatten(0, batched), weights.unflatten(0, batched))
@@ -51,15 +54,12 @@ def _has_cuda_kernel() -> bool:
 
 
 def _sample_cuda(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """mmcv's kernel, in float32: in half precision its many small sums lose too much."""
-    dtype = value.dtype
+    """mmcv's kernel. Its last argument, how many maps it takes at once, has to divide their number: all of them."""
     sizes = torch.tensor(shapes, device=value.device)
     starts = torch.cat([sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]])
-    with torch.autocast('cuda', enabled=False):
-        out = MultiScaleDeformableAttnFunction.apply(
-            value.float().contiguous(), sizes, starts, locations.float().contiguous(), weights.float().contiguous(), 64
-        )
-    return out.to(dtype)
+    return MultiScaleDeformableAttnFunction.apply(
+        value.contiguous(), sizes, starts, locations.contiguous(), weights.contiguous(), len(value)
+    )
 
 
 def _sample_torch(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def _sample_torch(value: Tensor, shapes: Shapes, locations: Tensor, weights: Ten
     batch, _, heads, channels = value.shape
     num_query = locations.shape[1]
     grids = (2 * locations - 1).permute(0, 2, 3, 1, 4, 5)  # B, H, L, Q, P, 2
-    maps = value.to(locations.dtype).split([h * w for h, w in shapes], dim=1)
+    maps = value.split([h * w for h, w in shapes], dim=1)
     out = 0
     for level, ((h, w), flat) in enumerate(zip(shapes, maps)):
         image = flat.permute(0, 2, 3, 1).reshape(batch * heads, channels, h, w)

@@ -7,7 +7,7 @@ from mmdet3d.registry import MODELS
 from mmengine.model import BaseModule, ModuleList, bias_init_with_prob, xavier_init
 from torch import Tensor, nn
 
-from .decoders import LaneNet
+from .decoders import LaneNet, at_least_single
 from .planning import attend_all, attend_map, nearest_point
 
 
@@ -225,11 +225,12 @@ class VADHead(BaseModule):
             (self.bev_h, self.bev_w),
         )
         depth = len(objects.states)
-        cls_scores = torch.stack([m(x) for m, x in zip(self.cls_branches, objects.states)])
+        # Scores are compared with thresholds after a sigmoid, which in half precision becomes zero soon.
+        cls_scores = at_least_single(torch.stack([m(x) for m, x in zip(self.cls_branches, objects.states)]))
         per_vector = (-1, self.map_num_pts_per_vec)
         map_states = lines.states.unflatten(2, per_vector)  # L, B, V, N, D
         map_points = lines.centers.unflatten(2, per_vector)
-        map_scores = torch.stack([m(x.mean(2)) for m, x in zip(self.map_cls_branches, map_states)])
+        map_scores = at_least_single(torch.stack([m(x.mean(2)) for m, x in zip(self.map_cls_branches, map_states)]))
 
         agent_pos = objects.centers[-1][..., :2].detach()
         vectors = self.lane_encoder(map_states[-1])

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmdet.utils import reduce_mean
 from mmdet3d.registry import MODELS, TASK_UTILS
 from mmdet3d.structures import Det3DDataSample
@@ -30,6 +32,10 @@ Assignments = list[list[Assignment]]
 Targets = list[dict[str, Tensor]]
 """The ground truth of each sample, see :meth:`VADCriterion._targets`."""
 
+# The head's outputs that are read.
+AGENT_KEYS = ('all_cls_scores', 'all_bbox_preds', 'all_traj_preds', 'all_traj_cls_scores')
+MAP_KEYS = ('map_all_cls_scores', 'map_all_bbox_preds', 'map_all_pts_preds')
+
 
 def build_loss(cfg: dict) -> nn.Module:
     """A loss from its config; a bare name that MMDetection3D does not know is looked up in MMDetection."""
@@ -37,6 +43,50 @@ def build_loss(cfg: dict) -> nn.Module:
     if isinstance(cfg['type'], str) and '.' not in cfg['type'] and cfg['type'] not in MODELS.module_dict:
         cfg['type'] = f'mmdet.{cfg["type"]}'
     return MODELS.build(cfg)
+
+
+@dataclass(frozen=True)
+class MatchedLayer:
+    """What one decoder layer says of agents or map vectors, and what is true. N matches, sample after sample.
+
+    Attributes:
+        outputs: Outputs of this layer, (B, Q, ...) each.
+        matches: Of each sample.
+        targets: Ground truth of each sample.
+        num_cls: What classification losses are divided by.
+        num_pos: What all other losses are divided by.
+    """
+
+    outputs: dict[str, Tensor]
+    matches: list[Assignment]
+    targets: Targets
+    num_cls: Tensor
+    num_pos: Tensor
+
+    def index(self) -> tuple[Tensor, Tensor]:
+        """(sample, query) of every match, (N,) each."""
+        samples = [torch.full_like(match.queries, i) for i, match in enumerate(self.matches)]
+        return torch.cat(samples), torch.cat([match.queries for match in self.matches])
+
+    def predicted(self, key: str) -> Tensor:
+        """An output of the matched queries, (N, ...)."""
+        return self.outputs[key][self.index()]
+
+    def true(self, key: str) -> Tensor:
+        """The ground truth of every match, (N, ...)."""
+        return torch.cat([target[key][match.gts] for match, target in zip(self.matches, self.targets)])
+
+    def classify(self, loss: nn.Module, key: str, labels: Tensor, avg_factor: Tensor) -> Tensor:
+        """Classification loss of the logits ``key`` (B, Q, C), labels (N,); queries without a match are background.
+
+        The loss gets zeros and ones for labels: so it is the same torch expression on all devices.
+        """
+        logits = self.outputs[key]
+        classes = logits.shape[-1]
+        target = torch.full(logits.shape[:2], classes, device=logits.device)
+        target[self.index()] = labels
+        target = F.one_hot(target, classes + 1)[..., :classes]
+        return loss(logits.flatten(0, 1), target.flatten(0, 1), avg_factor=avg_factor)
 
 
 class VADCriterion(nn.Module):
@@ -55,7 +105,7 @@ class VADCriterion(nn.Module):
         sync_cls_avg_factor: divide the classification losses by the mean number of matches over all ranks,
             not by this rank's own; the other losses always use the mean.
         use_traj_lr_warmup, tot_epoch: fade in ``loss_traj`` by ``epoch / tot_epoch``; ``epoch`` is an
-            attribute that a hook has to set.
+            attribute that :class:`~vadslim.vad.epoch_hook.SetEpochHook` sets.
     """
 
     def __init__(
@@ -111,7 +161,7 @@ class VADCriterion(nn.Module):
         self.sync_cls_avg_factor = sync_cls_avg_factor
         self.use_traj_lr_warmup = use_traj_lr_warmup
         self.tot_epoch = tot_epoch
-        self.epoch = 0
+        self.epoch: int | None = None
 
     @classmethod
     def from_head_cfg(cls, train_cfg: dict, **head_cfg: Any) -> VADCriterion:
@@ -159,16 +209,19 @@ class VADCriterion(nn.Module):
         means = reduce_mean(counts).clamp(min=1)
         cls_counts = means if self.sync_cls_avg_factor else counts.clamp(min=1)
 
+        def layers(keys: Sequence[str], matches: Assignments, first: int) -> list[MatchedLayer]:
+            return [
+                MatchedLayer({key: outputs[key][i] for key in keys}, match, targets, cls_counts[k], means[k])
+                for i, (k, match) in enumerate(enumerate(matches, first))
+            ]
+
         losses: dict[str, Tensor] = {}
-        num_layers, num_map_layers = len(agents), len(vectors)
-        for i, layer in enumerate(agents):
-            part = self._detection_losses(outputs, i, layer, targets, cls_counts[i], means[i], code_weights)
-            losses |= _prefixed(part, i, num_layers)
-        losses |= self._motion_losses(outputs, agents[-1], targets, means[num_layers - 1])
-        for i, layer in enumerate(vectors):
-            k = num_layers + i
-            part = self._map_losses(outputs, i, layer, targets, cls_counts[k], means[k], map_code_weights)
-            losses |= _prefixed(part, i, num_map_layers)
+        agent_layers = layers(AGENT_KEYS, agents, 0)
+        for i, layer in enumerate(agent_layers):
+            losses |= _prefixed(self._detection_losses(layer, code_weights), i, len(agents))
+        losses |= self._motion_losses(agent_layers[-1])
+        for i, layer in enumerate(layers(MAP_KEYS, vectors, len(agents))):
+            losses |= _prefixed(self._map_losses(layer, map_code_weights), i, len(vectors))
         losses |= self._planning_losses(outputs, targets)
         return {name: torch.nan_to_num(loss) for name, loss in losses.items()}
 
@@ -205,85 +258,57 @@ class VADCriterion(nn.Module):
             [self.assigner.assign(s, b, t['labels'], t['boxes']) for s, b, t in zip(scores, boxes, targets)]
             for scores, boxes in zip(outputs['all_cls_scores'], outputs['all_bbox_preds'])
         ]
-        keys = ('map_all_cls_scores', 'map_all_bbox_preds', 'map_all_pts_preds')
         vectors = [
             [
                 self.map_assigner.assign(s, r, p, t['map_labels'], t['map_rects'], t['map_points'])
                 for s, r, p, t in zip(*layer, targets)
             ]
-            for layer in zip(*(outputs[key] for key in keys))
+            for layer in zip(*(outputs[key] for key in MAP_KEYS))
         ]
         return agents, vectors
 
-    def _detection_losses(
-        self,
-        outputs: dict[str, Tensor],
-        i: int,
-        layer: list[Assignment],
-        targets: Targets,
-        num_cls: Tensor,
-        num_pos: Tensor,
-        code_weights: Tensor,
-    ) -> dict[str, Tensor]:
-        code, finite = self._agent_targets(layer, targets)
-        pred = _matched(outputs['all_bbox_preds'][i], layer)[finite]
+    def _detection_losses(self, layer: MatchedLayer, code_weights: Tensor) -> dict[str, Tensor]:
+        code, finite = self._box_codes(layer)
+        pred = layer.predicted('all_bbox_preds')[finite]
         weight = code_weights.expand_as(pred)
         return {
-            'loss_cls': _classify(self.loss_cls, outputs['all_cls_scores'][i], layer, targets, 'labels', num_cls),
-            'loss_bbox': self.loss_bbox(pred, code[finite], weight, avg_factor=num_pos),
+            'loss_cls': layer.classify(self.loss_cls, 'all_cls_scores', layer.true('labels'), layer.num_cls),
+            'loss_bbox': self.loss_bbox(pred, code[finite], weight, avg_factor=layer.num_pos),
         }
 
     @staticmethod
-    def _agent_targets(layer: list[Assignment], targets: Targets) -> tuple[Tensor, Tensor]:
+    def _box_codes(layer: MatchedLayer) -> tuple[Tensor, Tensor]:
         """Box codes (N, 10) of the matched agents and (N,) which are finite: the others are not regressed."""
-        code = normalize_boxes(_gathered(layer, targets, 'boxes'))
+        code = normalize_boxes(layer.true('boxes'))
         return code, code.isfinite().all(-1)
 
-    def _motion_losses(
-        self,
-        outputs: dict[str, Tensor],
-        layer: list[Assignment],
-        targets: Targets,
-        num_pos: Tensor,
-    ) -> dict[str, Tensor]:
+    def _motion_losses(self, layer: MatchedLayer) -> dict[str, Tensor]:
         """Only the mode that ends nearest to the true end is regressed; it is the label of the scores too."""
-        scores = outputs['all_traj_cls_scores'][-1]
-        num_modes = scores.shape[-1]
-        pred = _matched(outputs['all_traj_preds'][-1], layer)  # (N, M, 2 * T)
+        pred = layer.predicted('all_traj_preds')  # (N, M, 2 * T)
         steps = pred.shape[-1] // 2
-        attrs = _gathered(layer, targets, 'attrs')
+        attrs = layer.true('attrs')
         target, mask = attrs[:, : 2 * steps], attrs[:, 2 * steps : 3 * steps]
         with torch.no_grad():
             ends = pred.unflatten(-1, (steps, 2)).sum(-2) - target.unflatten(-1, (steps, 2)).sum(-2)[:, None]
             best = (torch.linalg.norm(ends, dim=-1) * mask[:, -1:]).nan_to_num().argmin(-1)
-        finite = self._agent_targets(layer, targets)[1]
+        finite = self._box_codes(layer)[1]
         weight = mask.clone()
         weight[:, self.valid_fut_ts :] = 0
         weight = weight.repeat_interleave(2, -1)
         regressed = pred[torch.arange(len(pred), device=pred.device), best]
-        loss = self.loss_traj(regressed[finite], target[finite], weight[finite], avg_factor=num_pos)
+        loss = self.loss_traj(regressed[finite], target[finite], weight[finite], avg_factor=layer.num_pos)
         if self.use_traj_lr_warmup:
+            if self.epoch is None:
+                raise RuntimeError("use_traj_lr_warmup needs custom_hooks=[dict(type='CustomSetEpochInfoHook')]")
             loss = loss * _traj_warmup(self.epoch / self.tot_epoch)
-        labels = torch.full(scores.shape[:2], num_modes, device=scores.device)
-        labels[_index(layer, scores.device)] = best
-        weight = labels.new_ones(labels.numel(), dtype=scores.dtype)
-        loss_cls = self.loss_traj_cls(scores.flatten(0, 1), labels.flatten(), weight, avg_factor=num_pos)
+        loss_cls = layer.classify(self.loss_traj_cls, 'all_traj_cls_scores', best, layer.num_pos)
         return {'loss_traj': loss, 'loss_traj_cls': loss_cls}
 
-    def _map_losses(
-        self,
-        outputs: dict[str, Tensor],
-        i: int,
-        layer: list[Assignment],
-        targets: Targets,
-        num_cls: Tensor,
-        num_pos: Tensor,
-        code_weights: Tensor,
-    ) -> dict[str, Tensor]:
-        rects = _matched(outputs['map_all_bbox_preds'][i], layer)
-        points = resample(_matched(outputs['map_all_pts_preds'][i], layer), self.map_num_pts_per_gt_vec)
-        gt_rects = _gathered(layer, targets, 'map_rects')
-        gt_points = torch.cat([t['map_points'][a.gts, a.orders] for a, t in zip(layer, targets)])
+    def _map_losses(self, layer: MatchedLayer, code_weights: Tensor) -> dict[str, Tensor]:
+        rects = layer.predicted('map_all_bbox_preds')
+        points = resample(layer.predicted('map_all_pts_preds'), self.map_num_pts_per_gt_vec)
+        gt_rects = layer.true('map_rects')
+        gt_points = torch.cat([t['map_points'][m.gts, m.orders] for m, t in zip(layer.matches, layer.targets)])
         code = normalize_rects(gt_rects, self.pc_range)
         finite = code.isfinite().all(-1)
         rects, points, code = rects[finite], points[finite], code[finite]
@@ -294,14 +319,15 @@ class VADCriterion(nn.Module):
         gt_directions = gt_points[:, step:] - gt_points[:, :-step]
         weight = code_weights.expand_as(rects)
         corners = denormalize_rects(rects, self.pc_range)
+        true_points, number = normalize_points(gt_points, self.pc_range), layer.num_pos
         return {
-            'loss_map_cls': _classify(
-                self.loss_map_cls, outputs['map_all_cls_scores'][i], layer, targets, 'map_labels', num_cls
+            'loss_map_cls': layer.classify(
+                self.loss_map_cls, 'map_all_cls_scores', layer.true('map_labels'), layer.num_cls
             ),
-            'loss_map_bbox': self.loss_map_bbox(rects, code, weight, avg_factor=num_pos),
-            'loss_map_iou': self.loss_map_iou(corners, gt_rects, weight, avg_factor=num_pos),
-            'loss_map_pts': self.loss_map_pts(points, normalize_points(gt_points, self.pc_range), avg_factor=num_pos),
-            'loss_map_dir': self.loss_map_dir(directions, gt_directions, avg_factor=num_pos),
+            'loss_map_bbox': self.loss_map_bbox(rects, code, weight, avg_factor=number),
+            'loss_map_iou': self.loss_map_iou(corners, gt_rects, weight, avg_factor=number),
+            'loss_map_pts': self.loss_map_pts(points, true_points, avg_factor=number),
+            'loss_map_dir': self.loss_map_dir(directions, gt_directions, avg_factor=number),
         }
 
     def _planning_losses(self, outputs: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
@@ -326,57 +352,14 @@ class VADCriterion(nn.Module):
         }
 
 
-_READ = (
-    'all_cls_scores',
-    'all_bbox_preds',
-    'all_traj_preds',
-    'all_traj_cls_scores',
-    'map_all_cls_scores',
-    'map_all_bbox_preds',
-    'map_all_pts_preds',
-    'ego_fut_preds',
-)
-
-
 def _single_precision(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """The outputs that are read, in float32: logarithms and matching costs are not for half precision."""
-    return {name: outputs[name].float() for name in _READ}
+    return {name: outputs[name].float() for name in (*AGENT_KEYS, *MAP_KEYS, 'ego_fut_preds')}
 
 
 def _prefixed(losses: dict[str, Tensor], i: int, num_layers: int) -> dict[str, Tensor]:
     """The last layer's losses keep their names, those of layer ``i`` become ``d{i}.loss_*``."""
     return losses if i == num_layers - 1 else {f'd{i}.{name}': loss for name, loss in losses.items()}
-
-
-def _index(layer: list[Assignment], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(sample, query) of every match of a layer, sample after sample."""
-    samples = [torch.full_like(a.queries, i) for i, a in enumerate(layer)]
-    return torch.cat(samples).to(device), torch.cat([a.queries for a in layer]).to(device)
-
-
-def _matched(values: Tensor, layer: list[Assignment]) -> Tensor:
-    """Predictions (B, Q, ...) of the matched queries (N, ...)."""
-    return values[_index(layer, values.device)]
-
-
-def _gathered(layer: list[Assignment], targets: Targets, key: str) -> Tensor:
-    """The ground truth of every match (N, ...), in the order of :func:`_index`."""
-    return torch.cat([t[key][a.gts] for a, t in zip(layer, targets)])
-
-
-def _classify(
-    loss: nn.Module,
-    logits: Tensor,
-    layer: list[Assignment],
-    targets: Targets,
-    key: str,
-    avg_factor: Tensor,
-) -> Tensor:
-    """Classification loss of logits (B, Q, C); the label of queries without a match is C, the background."""
-    labels = torch.full(logits.shape[:2], logits.shape[-1], device=logits.device)
-    labels[_index(layer, logits.device)] = _gathered(layer, targets, key)
-    weight = logits.new_ones(labels.numel())
-    return loss(logits.flatten(0, 1), labels.flatten(), weight, avg_factor=avg_factor)
 
 
 def _traj_warmup(progress: float, start: float = 0.3, end: float = 0.35, height: float = 1.1) -> float:

@@ -65,27 +65,28 @@ class _PlanMapLoss(_PlanLoss):
     """A plan loss that reads the map vectors of one class.
 
     Args:
-        map_thresh: vectors whose score of ``cls_idx`` is below this do not count.
         cls_idx: index of the map class.
         dis_thresh: metres within which a vector acts on the plan.
+        map_thresh: vectors whose score of ``cls_idx`` is below this do not count.
         point_cloud_range: [x_min, y_min, z_min, x_max, y_max, z_max] in metres, for denormalising the map
             points.
         perception_detach: keep the gradient from the map branch.
+        **kwargs: of :class:`_PlanLoss`.
     """
 
     def __init__(
         self,
-        map_thresh: float,
         cls_idx: int,
         dis_thresh: float,
-        point_cloud_range: Sequence[float],
-        perception_detach: bool,
+        map_thresh: float = 0.5,
+        point_cloud_range: Sequence[float] = PC_RANGE,
+        perception_detach: bool = False,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
-        self.map_thresh = map_thresh
         self.cls_idx = cls_idx
         self.dis_thresh = dis_thresh
+        self.map_thresh = map_thresh
         self.pc_range = tuple(point_cloud_range)
         self.perception_detach = perception_detach
 
@@ -108,29 +109,16 @@ class PlanMapBoundLoss(_PlanMapLoss):
     """Pushes the plan away from the nearest point of a road boundary.
 
     The loss of a step is how far its distance is below ``dis_thresh``. From the first step on whose segment
-    crosses
-    the nearest boundary the loss is zero: beyond it, the push would point the wrong way.
+    crosses the nearest boundary the loss is zero: beyond it, the push would point the wrong way.
+
+    Args:
+        lane_bound_cls_idx: index of the class of road boundaries.
+        dis_thresh: metres to keep from a boundary.
+        **kwargs: of :class:`_PlanMapLoss` and :class:`_PlanLoss`.
     """
 
-    def __init__(
-        self,
-        reduction: str = 'mean',
-        loss_weight: float = 1.0,
-        map_thresh: float = 0.5,
-        lane_bound_cls_idx: int = 2,
-        dis_thresh: float = 1.0,
-        point_cloud_range: Sequence[float] = PC_RANGE,
-        perception_detach: bool = False,
-    ) -> None:
-        super().__init__(
-            map_thresh,
-            lane_bound_cls_idx,
-            dis_thresh,
-            point_cloud_range,
-            perception_detach,
-            reduction=reduction,
-            loss_weight=loss_weight,
-        )
+    def __init__(self, lane_bound_cls_idx: int = 2, dis_thresh: float = 1.0, **kwargs) -> None:
+        super().__init__(lane_bound_cls_idx, dis_thresh, **kwargs)
 
     def forward(
         self,
@@ -168,27 +156,15 @@ class PlanMapDirectionLoss(_PlanMapLoss):
     The loss of a step is the angle in radians (folded to [0, pi/2], a divider has no sense of direction)
     between the step that follows and the divider at its nearest point. Zero where no divider is within
     ``dis_thresh`` and for plans that move less than one metre.
+
+    Args:
+        lane_div_cls_idx: index of the class of lane dividers.
+        dis_thresh: metres within which a divider directs the plan.
+        **kwargs: of :class:`_PlanMapLoss` and :class:`_PlanLoss`.
     """
 
-    def __init__(
-        self,
-        reduction: str = 'mean',
-        loss_weight: float = 1.0,
-        map_thresh: float = 0.5,
-        dis_thresh: float = 2.0,
-        lane_div_cls_idx: int = 0,
-        point_cloud_range: Sequence[float] = PC_RANGE,
-        perception_detach: bool = False,
-    ) -> None:
-        super().__init__(
-            map_thresh,
-            lane_div_cls_idx,
-            dis_thresh,
-            point_cloud_range,
-            perception_detach,
-            reduction=reduction,
-            loss_weight=loss_weight,
-        )
+    def __init__(self, lane_div_cls_idx: int = 0, dis_thresh: float = 2.0, **kwargs) -> None:
+        super().__init__(lane_div_cls_idx, dis_thresh, **kwargs)
 
     def forward(
         self,

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from vadslim.files import atomic_write
+from vadslim.nuscenes_data.geometry import yaw_to_heading
+
 MAP_COLORS = ('#e08214', '#5e3c99', '#1a9850')  # divider, pedestrian crossing, boundary
 MAP_NAMES = ('divider', 'crossing', 'road edge')
 PATH_COLORS = ('#1f78b4', '#e31a1c', '#ff9f1c', '#6a3d9a')
 EGO_SIZE = (1.85, 4.084)  # width, length (m) of the nuScenes car
+EGO_AHEAD = 0.5  # of the LiDAR lies the car's centre (m), as the collision metric has it
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,7 @@ class Scene:
 
 def footprints(boxes: np.ndarray) -> np.ndarray:
     """Corners (N, 4, 2) on the ground of VAD boxes (N, 7+): front left, front right, rear right, rear left."""
-    from vadslim.vad.boxes import yaw_to_heading
-
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, boxes.shape[-1] if len(boxes) else 9)
+    boxes = np.asarray(boxes, dtype=np.float64)
     heading = yaw_to_heading(boxes[:, 6])
     along = np.stack([np.cos(heading), np.sin(heading)], -1) * boxes[:, 4:5] / 2
     left = np.stack([-np.sin(heading), np.cos(heading)], -1) * boxes[:, 3:4] / 2
@@ -61,8 +63,6 @@ def plot_paths(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from vadslim.checkpoint import atomic_write
-
     figure = Figure(figsize=(3.6 * len(scenes), 7.2), layout='constrained')
     figure.get_layout_engine().set(h_pad=0.12)
     FigureCanvasAgg(figure)
@@ -81,7 +81,7 @@ def plot_paths(
         width, length = EGO_SIZE
         axes.fill(
             [-width / 2, width / 2, width / 2, -width / 2],
-            [-length / 2, -length / 2, length / 2, length / 2],
+            [EGO_AHEAD - length / 2] * 2 + [EGO_AHEAD + length / 2] * 2,
             fc='#2b2b2b',
             zorder=3,
         )

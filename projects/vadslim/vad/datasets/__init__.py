@@ -1,6 +1,4 @@
-"""Data of VAD: nuScenes conversion, dataset, transforms, data preprocessor, sampler. Importing it
-registers them.
-"""
+"""Data of VAD: dataset, transforms, data preprocessor, sampler. Importing it registers them."""
 
 from vadslim.vad.datasets.nuscenes_vad import VADNuScenesDataset
 from vadslim.vad.datasets.preprocessor import VADDataPreprocessor

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vadslim.nuscenes_data import geometry
 from vadslim.vad.boxes import bottom_centered, wrap_yaw
-from vadslim.vad.datasets import geometry
 
 ATTRIBUTES = ('fut_trajs', 'fut_masks', 'fut_goal', 'lcf_feat', 'fut_yaw')
 NUM_ATTRIBUTES = 34  # 6 x 2 + 6 + 1 + 9 + 6

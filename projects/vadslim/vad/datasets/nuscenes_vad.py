@@ -15,9 +15,9 @@ from mmengine.structures import InstanceData
 
 from vadslim.checkpoint import load_info
 from vadslim.cli import UserError
+from vadslim.nuscenes_data.vector_map import MAP_CLASSES, VectorMap, check_maps
 from vadslim.vad.datasets import infos
 from vadslim.vad.datasets.map_lines import map_targets
-from vadslim.vad.datasets.vector_map import MAP_CLASSES, VectorMap, check_maps
 
 CLASSES = (
     'car',
@@ -128,11 +128,13 @@ class VADNuScenesDataset(BaseDataset):
         records = content.get('infos') if isinstance(content, dict) else None
         if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
             raise UserError(f'{self.ann_file}: not an info file of VAD (no list "infos")')
+        if not records:
+            raise UserError(f'{self.ann_file}: holds no frame; convert scenes of this split')
         missing = [key for key in _NEEDED if any(key not in record for record in records)]
         if missing:
             raise UserError(f'{self.ann_file}: not an info file of VAD (without {", ".join(missing)})')
         self._metainfo |= {k: v for k, v in content.get('metadata', {}).items() if k not in self._metainfo}
-        if records and not (first := Path(self._images(records[0])[0])).is_file():
+        if not (first := Path(self._images(records[0])[0])).is_file():
             raise UserError(f'{first}: no such image; data_root must be the folder of nuScenes')
         if self.with_map:
             check_maps(self.data_root, {record['map_location'] for record in records})

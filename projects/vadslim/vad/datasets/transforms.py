@@ -53,6 +53,8 @@ def _read(path: str, flag: int) -> np.ndarray:
         image = mmcv.imread(path, flag)
     except FileNotFoundError:
         raise UserError(f'{path}: no such image; data_root must be the nuScenes folder') from None
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read: {error.strerror}') from None
     except cv2.error:  # an empty file
         image = None
     if image is None:

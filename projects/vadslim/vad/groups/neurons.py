@@ -15,8 +15,8 @@ from ..head import VADHead
 from ..transformer import VADPerceptionTransformer
 from .queries import query_groups
 
-# Layers that treat each feature by itself, between the two linear layers that share it.
-_PER_FEATURE = (nn.LayerNorm, nn.ReLU, nn.GELU, nn.Dropout, nn.Identity)
+# Layers that leave each feature at its place, between the two linear layers that share it.
+_IN_PLACE = (nn.LayerNorm, nn.ReLU, nn.GELU, nn.Dropout, nn.Identity)
 
 
 def perceptron_groups(net: nn.Sequential, prefix: str) -> list[Group]:
@@ -37,7 +37,7 @@ def perceptron_groups(net: nn.Sequential, prefix: str) -> list[Group]:
         tensors = []
         for number in range(first, second):
             layer = net[number]
-            if number > first and not isinstance(layer, _PER_FEATURE):
+            if number > first and not isinstance(layer, _IN_PLACE):
                 raise TypeError(f'{prefix}.{names[number]}: a {type(layer).__name__} is no layer of a perceptron')
             tensors += [f'{names[number]}.{name}' for name, _ in layer.named_parameters()]
         width = net[first].out_features

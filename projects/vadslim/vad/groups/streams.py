@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from mmcv.cnn.bricks.transformer import FFN
 from mmdet.models.necks import FPN
 from torch import nn
@@ -225,7 +226,7 @@ def image_traces(model: VAD, example: Any) -> list[Trace]:
     """Backbone and neck, with one small image; the declared image stream reads the neck's output."""
 
     def run(child: VAD) -> Any:
-        weight = next(child.img_backbone.parameters())
-        return child.img_neck(child.img_backbone(weight.new_zeros(1, 3, 64, 96)))
+        image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+        return child.img_neck(child.img_backbone(image.to(next(child.img_backbone.parameters()))))
 
     return [Trace('', run)]

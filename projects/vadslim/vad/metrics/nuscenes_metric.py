@@ -18,8 +18,7 @@ from .task import TASKS, Task
 class VADNuScenesMetric(BaseMetric):
     """Evaluates VAD's predictions sample by sample and sums up over all ranks.
 
-    Samples are known by their ``sample_idx``: one that several ranks have seen (samplers fill up the last
-        batch)
+    Samples are known by their ``sample_idx``: one that several ranks have seen (samplers fill up the last batch)
     counts once, and ranks may hold different numbers of samples, as they do when scenes are kept whole.
 
     Args:

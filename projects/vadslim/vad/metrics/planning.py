@@ -1,18 +1,15 @@
-"""Open-loop planning: displacement (L2) and collision of the planned trajectory, as VAD and ST-P3 report
-them.
+"""Open-loop planning: displacement (L2) and collision of the planned trajectory, as VAD and ST-P3 report them.
 
 The numbers are meant to be comparable with published ones, and keep what is odd in them:
 
 - All values at 1, 2, 3 s are means over the steps **up to** that time, not the value at it.
 - ``obj_col`` looks up one cell for the ego vehicle, shifted by half the grid's origin: that of
   (x - 25.1 m, y + 25.1 m). Only ``obj_box_col`` looks where the vehicle is.
-- The vehicle's footprint is 0.5 m ahead of the trajectory, is never turned, and is clipped to the border
-cells where
-  it leaves the grid.
+- The vehicle's footprint is 0.5 m ahead of the trajectory, is never turned, and is clipped to the border cells
+  where it leaves the grid.
 - A step at which the true trajectory's footprint collides counts as free of collision.
 
-Grid: 200 x 200 cells of 0.5 m around the lidar; rows run from y = +50 m to -50 m, columns from x = -50 m to
-50 m.
+Grid: 200 x 200 cells of 0.5 m around the lidar; rows run from y = +50 m to -50 m, columns from x = -50 m to 50 m.
 """
 
 from __future__ import annotations

@@ -34,12 +34,16 @@ def expansion_file(data_root: str | Path, location: str) -> Path:
 
 
 def check_maps(data_root: str | Path, locations: Iterable[str]) -> None:
-    """Raise UserError if the map of one of the locations is missing."""
+    """Raise UserError if the map of one of the locations is missing or cut off."""
     for location in sorted(set(locations)):
         path = expansion_file(data_root, location)
         if not path.is_file():
             maps = Path(data_root) / 'maps'
             raise UserError(f'{path}: no such file; unpack the map expansion (v1.3) of nuScenes into {maps}')
+        with path.open('rb') as file:
+            file.seek(max(path.stat().st_size - 64, 0))
+            if not file.read().rstrip().endswith(b'}'):
+                raise UserError(f'{path}: is truncated; unpack the map expansion (v1.3) of nuScenes again')
 
 
 class LocationMap:
@@ -52,21 +56,14 @@ class LocationMap:
     def __init__(self, path: str | Path) -> None:
         try:
             tables = json.loads(Path(path).read_text())
-        except ValueError as error:
-            raise UserError(f'{path}: not a map expansion file ({error})') from None
-        if str(tables.get('version', '1.0')) < '1.3':
-            raise UserError(f'{path}: map expansion {tables.get("version", "1.0")} is outdated, 1.3 is needed')
-        nodes = {n['token']: (n['x'], n['y']) for n in tables['node']}
-        lines = {r['token']: r for r in tables['line']}
-        polygons = {r['token']: r for r in tables['polygon']}
-        self._layers: dict[str, STRtree] = {}
-        for layer in LINE_LAYERS:
-            tokens = (lines[r['line_token']]['node_tokens'] for r in tables[layer])
-            shapes = [LineString([nodes[t] for t in line]) for line in tokens if line]
-            self._layers[layer] = STRtree(shapes)
-        for layer in POLYGON_LAYERS:
-            shapes = [_polygon(polygons[r['polygon_token']], nodes) for r in tables[layer]]
-            self._layers[layer] = STRtree([shape for shape in shapes if shape.is_valid])
+            version = str(tables.get('version', '1.0'))
+            self._layers = _read_layers(tables) if version >= '1.3' else {}
+        except OSError as error:
+            raise UserError(f'{path}: cannot be read: {error.strerror}') from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f'{path}: not a map expansion file ({type(error).__name__}: {error})') from None
+        if not self._layers:
+            raise UserError(f'{path}: map expansion {version} is outdated, 1.3 is needed')
 
     def layer_in_patch(
         self, layer: str, center: Sequence[float], angle: float, size: tuple[float, float]
@@ -154,6 +151,20 @@ def _open(data_root: str, location: str) -> LocationMap:
     """One map per location and process: workers open what they need, forked ones share what is open."""
     check_maps(data_root, [location])
     return LocationMap(expansion_file(data_root, location))
+
+
+def _read_layers(tables: dict) -> dict[str, STRtree]:
+    nodes = {n['token']: (n['x'], n['y']) for n in tables['node']}
+    lines = {r['token']: r for r in tables['line']}
+    polygons = {r['token']: r for r in tables['polygon']}
+    layers: dict[str, STRtree] = {}
+    for layer in LINE_LAYERS:
+        tokens = (lines[r['line_token']]['node_tokens'] for r in tables[layer])
+        layers[layer] = STRtree([LineString([nodes[t] for t in line]) for line in tokens if line])
+    for layer in POLYGON_LAYERS:
+        shapes = [_polygon(polygons[r['polygon_token']], nodes) for r in tables[layer]]
+        layers[layer] = STRtree([shape for shape in shapes if shape.is_valid])
+    return layers
 
 
 def _polygon(record: dict, nodes: dict[str, tuple[float, float]]) -> Polygon:

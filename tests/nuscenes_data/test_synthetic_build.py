@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from nuscenes.utils.splits import create_splits_scenes
 
-from vadslim.vad.datasets.synthetic import GenerationError, Settings, generate, simulate
-from vadslim.vad.datasets.synthetic.build import remove_leftovers
-from vadslim.vad.datasets.synthetic.catalogue import LIDAR_TRANSLATION, MINI_TRAIN, MINI_VAL, scene_names
+from vadslim.cli import UserError, run
+from vadslim.nuscenes_data.synthetic import Settings, generate, simulate
+from vadslim.nuscenes_data.synthetic.build import remove_leftovers
+from vadslim.nuscenes_data.synthetic.catalogue import LIDAR_TRANSLATION, MINI_TRAIN, MINI_VAL, scene_names
 
 REPOSITORY = Path(__file__).parents[2]
 TOOL = REPOSITORY / 'tools' / 'data_converter' / 'make_synthetic_nuscenes.py'
@@ -46,7 +47,7 @@ def test_rebuilt_dataset_has_the_same_bytes(tiny, tmp_path):
     root, whole = tmp_path / 'data', _digests(tiny)
     shutil.copytree(tiny, root)
     next((root / 'samples' / 'CAM_BACK').iterdir()).unlink()
-    with pytest.raises(GenerationError, match='lost files'):
+    with pytest.raises(UserError, match='lost files'):
         generate(root, TINY)
     result = generate(root, TINY, workers=2, overwrite=True)
     assert not result.reused
@@ -72,14 +73,14 @@ def test_a_complete_dataset_is_reused(tiny):
 
 
 def test_other_settings_need_overwrite(tiny):
-    with pytest.raises(GenerationError, match='--overwrite'):
+    with pytest.raises(UserError, match='--overwrite'):
         generate(tiny, Settings(scenes=2, seed=4, samples=2))
 
 
 def test_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / 'mine.txt').write_text('precious')
     for overwrite in (False, True):
-        with pytest.raises(GenerationError, match='not written by this tool'):
+        with pytest.raises(UserError, match='not written by this tool'):
             generate(tmp_path, TINY, overwrite=overwrite)
     assert [p.name for p in tmp_path.iterdir()] == ['mine.txt']
 
@@ -89,7 +90,7 @@ def test_foreign_folder_behind_a_missing_one_is_left_alone(tmp_path, overwrite):
     """``missing/../mine`` does not exist before ``missing`` is made, and is somebody's folder after."""
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine' / 'mine.txt').write_text('precious')
-    with pytest.raises(GenerationError, match='not written by this tool'):
+    with pytest.raises(UserError, match='not written by this tool'):
         generate(tmp_path / 'missing' / '..' / 'mine', TINY, overwrite=overwrite)
     assert (tmp_path / 'mine' / 'mine.txt').read_text() == 'precious'
     assert not (tmp_path / 'missing').exists()
@@ -103,8 +104,8 @@ def test_folder_that_appears_meanwhile_is_left_alone(tmp_path, monkeypatch, over
         out.mkdir()
         (out / 'mine.txt').write_text('precious')
 
-    monkeypatch.setattr('vadslim.vad.datasets.synthetic.build._build', build)
-    with pytest.raises(GenerationError, match='cannot write'):
+    monkeypatch.setattr('vadslim.nuscenes_data.synthetic.build._build', build)
+    with pytest.raises(UserError, match='cannot write'):
         generate(out, TINY, overwrite=overwrite)
     assert [path.name for path in tmp_path.rglob('*')] == ['data', 'mine.txt']
 
@@ -120,14 +121,14 @@ def test_failure_leaves_nothing(tmp_path, monkeypatch):
         return len(data)
 
     monkeypatch.setattr(Path, 'write_bytes', full)
-    with pytest.raises(GenerationError, match=r'cannot write .*No space left on device'):
+    with pytest.raises(UserError, match=r'cannot write .*No space left on device'):
         generate(tmp_path / 'data', TINY)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_room_is_said_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr('shutil.disk_usage', lambda _: SimpleNamespace(free=1_000_000))
-    with pytest.raises(GenerationError, match='1 MB free'):
+    with pytest.raises(UserError, match='1 MB free'):
         generate(tmp_path / 'data', TINY)
 
 
@@ -142,7 +143,7 @@ def test_no_room_is_said_before_the_work(tmp_path, monkeypatch):
     ],
 )
 def test_wrong_numbers(arguments, words):
-    with pytest.raises(GenerationError, match=words):
+    with pytest.raises(UserError, match=words):
         Settings(**arguments)
 
 
@@ -165,7 +166,7 @@ def tool():
 
 
 def test_command_reuses_a_dataset(tool, tiny, capsys):
-    assert tool.main(['--out', str(tiny), '--scenes', '2', '--samples', '2', '--seed', '3']) == 0
+    assert run(tool.main, ['--out', str(tiny), '--scenes', '2', '--samples', '2', '--seed', '3']) == 0
     assert 'reused' in capsys.readouterr().out
 
 
@@ -173,12 +174,12 @@ def test_command_says_mistakes_in_one_line(tool, tiny, tmp_path, capsys):
     blocked = tmp_path / 'file'
     blocked.write_text('')
     for arguments, words in (
-        (['--out', str(blocked / 'data')], 'cannot write'),
+        (['--out', str(blocked / 'data')], 'is a file, not a folder'),
         (['--out', str(tmp_path)], 'not written by this tool'),
         (['--out', str(tiny), '--scenes', '3'], '--overwrite'),
         (['--out', str(tmp_path / 'new'), '--scenes', '11'], '2 to 10'),
     ):
-        assert tool.main(arguments) == 2
+        assert run(tool.main, arguments) == 2
         lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
         assert len(lines) == 1 and lines[0].startswith('error: ') and words in lines[0]
 
@@ -233,7 +234,7 @@ def _commands(scene):
 def test_all_commands_occur_and_plans_differ(monkeypatch, seed):
     """In train and val every command is frequent, and no single plan per command fits."""
     # The ego does not react to the background, which takes most of the time.
-    monkeypatch.setattr('vadslim.vad.datasets.synthetic.population._Builder._populate', lambda _: None)
+    monkeypatch.setattr('vadslim.nuscenes_data.synthetic.population._Builder._populate', lambda _: None)
     scenes = {name: simulate(name, Settings(seed=seed)) for name in (*MINI_VAL, *MINI_TRAIN)}
     for names in (MINI_VAL, MINI_TRAIN):
         commands = [(c, scenes[n], k) for n in names for k, c in enumerate(_commands(scenes[n]))]

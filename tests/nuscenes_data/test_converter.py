@@ -1,7 +1,6 @@
-"""Info files against what the nuScenes devkit computes from the same tables, and the errors of the
-command.
-"""
+"""Info files against what the nuScenes devkit computes from the same tables, and the errors of the command."""
 
+import json
 import pickle
 import subprocess
 import sys
@@ -18,9 +17,11 @@ from pyquaternion import Quaternion
 
 from vadslim.checkpoint import load_info
 from vadslim.cli import UserError
+from vadslim.nuscenes_data import converter
+from vadslim.nuscenes_data.ego import CanBus
+from vadslim.nuscenes_data.vector_map import LINE_LAYERS, POLYGON_LAYERS, LocationMap, expansion_file
 from vadslim.vad import boxes as box_numbers
-from vadslim.vad.datasets import converter, infos
-from vadslim.vad.datasets.vector_map import LINE_LAYERS, POLYGON_LAYERS, LocationMap, expansion_file
+from vadslim.vad.datasets import infos
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'create_data.py'
 VERSION = 'v1.0-mini'
@@ -225,8 +226,7 @@ def test_map_layers_are_the_devkits(nusc, synthetic_root, picked):
                 assert mine.equals_exact(theirs.geoms[0] if len(getattr(theirs, 'geoms', ())) == 1 else theirs, 1e-6)
 
 
-# --- the command
-# ----------------------------------------------------------------------------------------------------
+# --- the command ---------------------------------------------------------------------------------------------
 
 
 def test_command_writes_files(synthetic_root, tmp_path):
@@ -250,9 +250,11 @@ def run_tool(monkeypatch, *arguments) -> int:
     return stop.value.code
 
 
-def test_user_errors_are_one_line(synthetic_root, tmp_path, monkeypatch, capfd):
-    def linked(name: str, without: str) -> Path:
-        """The data set without one part, by symbolic links."""
+@pytest.fixture
+def linked(synthetic_root, tmp_path):
+    """linked(name, without): the data set by symbolic links, without the files whose path starts so."""
+
+    def link(name: str, without: str) -> Path:
         root = tmp_path / name
         for source in synthetic_root.rglob('*'):
             relative = source.relative_to(synthetic_root)
@@ -261,14 +263,76 @@ def test_user_errors_are_one_line(synthetic_root, tmp_path, monkeypatch, capfd):
                 (root / relative).symlink_to(source)
         return root
 
+    return link
+
+
+def test_what_is_filled_in_or_left_out_is_said(linked, synthetic_root, frames, tmp_path):
+    """One line per cause; the numbers are those that the original writes then."""
+    lines: list[str] = []
+    root = linked('a', 'can_bus/scene-0061_pose.json')
+    ((train, _), _) = converter.convert(root, tmp_path / 'x', root, VERSION, say=lines.append)
+    assert len(lines) == 1 and lines[0].startswith('1 of 2 scenes (scene-0061): no messages in can_bus/SCENE_pose.json')
+    for mine, whole in zip(load_info(train)['infos'], frames['train']):
+        assert not mine['can_bus'].any() and whole['can_bus'].any()
+        *rest, speed, curvature = mine['gt_ego_lcf_feat']
+        assert curvature == 0 and rest[2:4] == [0, 0]
+        moved = np.linalg.norm(mine['gt_ego_his_trajs'][-1] + mine['gt_ego_fut_trajs'][0])
+        assert speed == pytest.approx(moved, rel=1e-5)  # metres in two steps of half a second
+
+    lines.clear()
+    images = [path for path in (synthetic_root / 'samples' / 'CAM_FRONT').iterdir() if path.name.startswith('n008')]
+    root = linked('b', 'samples/CAM_FRONT/n008')
+    (_, (val, count)) = converter.convert(root, tmp_path / 'x', root, VERSION, say=lines.append)
+    assert (count, len(images)) == (0, 12)
+    assert lines[0] == f'1 of 2 scenes (scene-0103): no camera images in {root}; left out'
+    assert [line.rpartition(': ')[2] for line in lines[1:]] == ['the earlier file was replaced'] * 2
+
+
+def test_scenes_that_the_devkit_excludes_have_no_can_bus(synthetic_root, tmp_path):
+    for kind in ('pose', 'steeranglefeedback'):
+        name = f'scene-0161_{kind}.json'
+        (tmp_path / name).write_text((synthetic_root / 'can_bus' / f'scene-0061_{kind}.json').read_text())
+    messages = CanBus(tmp_path, 'scene-0161')
+    assert not messages and not messages.vector(0).any() and messages.motion(0) is None
+    assert 'the devkit lists as unusable' in messages.gap
+
+
+def test_full_disk_leaves_the_earlier_files(synthetic_root, tmp_path, monkeypatch):
+    """The second file does not fit: the first one is not put in place either."""
+    out = tmp_path / 'out'
+    out.mkdir()
+    old = {f'vad_nuscenes_infos_temporal_{split}.pkl': f'old {split}' for split in ('train', 'val')}
+    for name, text in old.items():
+        (out / name).write_text(text)
+    dumped = []
+
+    def dump(content, stream, protocol):
+        dumped.append(len(content['infos']))
+        stream.write(b'x' * 5000)
+        if len(dumped) == 2:
+            raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(pickle, 'dump', dump)
+    with pytest.raises(UserError, match=r'train.pkl: cannot be written: No space left on device'):
+        converter.convert(synthetic_root, out, synthetic_root, VERSION)
+    assert {path.name: path.read_text() for path in out.iterdir()} == old
+
+
+def test_user_errors_are_one_line(linked, synthetic_root, tmp_path, monkeypatch, capfd):
     out = tmp_path / 'out'
     file = tmp_path / 'file'
     file.touch()
-    damaged = linked('e', 'can_bus')
+    damaged = linked('e', 'can_bus/')
     (damaged / 'can_bus').mkdir()
     for source in (synthetic_root / 'can_bus').glob('*_pose.json'):
         (damaged / 'can_bus' / source.name).write_text(source.read_text()[:1000])
+    tables = {name: linked(name, f'{VERSION}/ego_pose') / VERSION / 'ego_pose.json' for name in ('cut', 'few')}
+    whole = (synthetic_root / VERSION / 'ego_pose.json').read_text()
+    tables['cut'].write_text(whole[:5000])
+    tables['few'].write_text(json.dumps(json.loads(whole)[:5]))
     cases = [
+        (('--root-path', tmp_path / 'cut', '--version', VERSION), 'ego_pose.json: is truncated or damaged'),
+        (('--root-path', tmp_path / 'few', '--version', VERSION), 'which scene-0061 needs'),
         (('--root-path', synthetic_root, '--version', VERSION, '--out-dir', file / 'x'), 'file/x: cannot be created'),
         (('--root-path', damaged, '--version', VERSION), '_pose.json: not a CAN bus file'),
         (('--root-path', tmp_path / 'none', '--version', VERSION), 'none: no such folder'),

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vadslim.cli import UserError
+
 from .catalogue import scene_names
-
-
-class GenerationError(Exception):
-    """A mistake of the user or of the machine, to be shown as one line."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Settings:
         quality: JPEG quality of the images.
 
     Raises:
-        GenerationError: a value is out of range.
+        UserError: a value is out of range.
     """
 
     scenes: int = 10
@@ -34,7 +32,7 @@ class Settings:
         try:
             scene_names(self.scenes)
         except ValueError as error:
-            raise GenerationError(str(error)) from None
+            raise UserError(str(error)) from None
         for name, low, high in (('seed', 0, 2**32 - 1), ('samples', 2, 40), ('quality', 10, 95)):
             if not low <= getattr(self, name) <= high:
-                raise GenerationError(f'--{name} {getattr(self, name)}: allowed are {low} to {high}')
+                raise UserError(f'--{name} {getattr(self, name)}: allowed are {low} to {high}')

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vadslim.cli import UserError
-from vadslim.vad.datasets import geometry
+from vadslim.nuscenes_data import geometry
 
 EGO_LENGTH, EGO_WIDTH = 4.084, 1.85  # metres, Renault Zoe
 WHEEL_BASE = 2.588
@@ -93,6 +93,12 @@ class CanBus:
         folder: the folder ``can_bus``.
         scene: scene name, such as 'scene-0061'.
         left_hand_traffic: steering angles are mirrored, as VAD does for Singapore.
+
+    Attributes:
+        gap: what is not there and what is used in its place, for a person; '' if all is there.
+
+    Raises:
+        UserError: a file is damaged.
     """
 
     # The devkit's list of scenes whose recordings are unusable.
@@ -100,50 +106,71 @@ class CanBus:
 
     def __init__(self, folder: str | Path, scene: str, left_hand_traffic: bool = False) -> None:
         self._sign = -1.0 if left_hand_traffic else 1.0
-        self._poses = self._steering = None
-        if int(scene[-4:]) not in self.UNUSABLE:
-            self._poses = _messages(Path(folder) / f'{scene}_pose.json')
-            self._steering = _messages(Path(folder) / f'{scene}_steeranglefeedback.json')
+        self._times = self._steering_times = np.zeros(0, dtype=np.int64)
+        self.gap = ''
+        if int(scene[-4:]) in self.UNUSABLE:
+            self.gap = f'CAN bus recordings that the devkit lists as unusable; {_NO_POSE}'
+            return
+        poses = _columns(
+            Path(folder) / f'{scene}_pose.json', ('pos', 'orientation', 'accel', 'rotation_rate', 'vel'), width=16
+        )
+        steering = _columns(Path(folder) / f'{scene}_steeranglefeedback.json', ('value',), width=1)
+        if poses is None:
+            self.gap = f'no messages in can_bus/SCENE_pose.json; {_NO_POSE}'
+        elif steering is None:
+            self.gap = f'no messages in can_bus/SCENE_steeranglefeedback.json; {_NO_STEERING}'
+        if poses is not None:
+            self._times, self._poses = poses
+        if steering is not None:
+            self._steering_times, self._steering = steering
 
     def __bool__(self) -> bool:
-        return self._poses is not None
+        return len(self._times) > 0
 
     def vector(self, timestamp: int) -> np.ndarray:
         """(18,) around ``timestamp`` (us): position and orientation of the last pose message up to it;
         acceleration, rotation rate and velocity of the first one after it (as VAD's converter has it);
         and two places that the dataset fills with the heading. Zeros without messages.
         """
-        if self._poses is None:
-            return np.zeros(18)
-        following = int(np.searchsorted([m['utime'] for m in self._poses], timestamp, side='right'))
-        pose = self._poses[max(following - 1, 0)]
-        motion = self._poses[min(following, len(self._poses) - 1)]
-        parts = [pose['pos'], pose['orientation'], motion['accel'], motion['rotation_rate'], motion['vel']]
-        return np.concatenate([*parts, [0.0, 0.0]])
+        result = np.zeros(18)
+        if self:
+            following = int(np.searchsorted(self._times, timestamp, side='right'))
+            result[:7] = self._poses[max(following - 1, 0), :7]
+            result[7:16] = self._poses[min(following, len(self._poses) - 1), 7:]
+        return result
 
     def motion(self, timestamp: int) -> tuple[float, float] | None:
         """Speed (m/s) and curvature (1/m, positive to the left) nearest to ``timestamp`` (us), None if
         unknown.
         """
-        if self._poses is None or self._steering is None:
+        if not self or not len(self._steering_times):
             return None
-        speed = _nearest(self._poses, timestamp)['vel'][0]
-        steering = _nearest(self._steering, timestamp)['value'] * self._sign
+        speed = self._poses[_nearest(self._times, timestamp), 13]
+        steering = self._steering[_nearest(self._steering_times, timestamp), 0] * self._sign
         return float(speed), float(2 * steering / WHEEL_BASE)
 
 
-def _messages(path: Path) -> list[dict] | None:
+_NO_STEERING = 'their speed is taken from the poses of the vehicle, their curvature is 0, as in the published files'
+_NO_POSE = f'their acceleration, rotation rate and velocity are zeros, {_NO_STEERING}'
+
+
+def _columns(path: Path, fields: tuple[str, ...], width: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Times (N,) in us and values (N, width) of all messages of a file; None if there are none."""
     try:
-        return json.loads(path.read_text()) or None
+        messages = json.loads(path.read_text())
+        times = np.array([message['utime'] for message in messages], dtype=np.int64)
+        values = np.array([np.hstack([message[name] for name in fields]) for message in messages], dtype=np.float64)
+        return (times, values.reshape(-1, width)) if len(times) else None
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise UserError(f'{path}: not a CAN bus file of nuScenes ({error})') from None
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read: {error.strerror}') from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f'{path}: not a CAN bus file of nuScenes ({type(error).__name__}: {error})') from None
 
 
-def _nearest(messages: list[dict], timestamp: int) -> dict:
-    times = np.array([message['utime'] for message in messages])
+def _nearest(times: np.ndarray, timestamp: int) -> int:
     i = int(np.searchsorted(times, timestamp))
     if i == len(times) or (i > 0 and timestamp - times[i - 1] < times[i] - timestamp):
         i -= 1
-    return messages[i]
+    return i

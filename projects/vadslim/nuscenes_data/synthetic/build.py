@@ -14,9 +14,11 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vadslim.cli import UserError
+
 from . import tables, tasks
 from .catalogue import CHANNELS, LOCATIONS, make_cameras, scene_names
-from .settings import GenerationError, Settings
+from .settings import Settings
 
 FORMAT = 1
 MARKER = 'synthetic.json'
@@ -52,7 +54,7 @@ def generate(
         progress: called with a phase, the number of finished steps and of all steps.
 
     Raises:
-        GenerationError: ``out`` holds something else or a dataset with other settings; or the disk is full, or may
+        UserError: ``out`` holds something else or a dataset with other settings; or the disk is full, or may
             not be written.
     """
     out = Path(out).resolve()  # or 'missing/../tools' would not exist now and be another folder later
@@ -70,9 +72,9 @@ def generate(
         (building / MARKER).write_text(json.dumps(_marker(settings, files, size), indent=1))
         _put_in_place(building, out, overwrite)
     except OSError as error:
-        raise GenerationError(f'cannot write {out}: {error.strerror or error}') from error
+        raise UserError(f'cannot write {out}: {error.strerror or error}') from error
     except BrokenProcessPool as error:
-        raise GenerationError(f'cannot write {out}: a worker process was killed; try --workers 1') from error
+        raise UserError(f'cannot write {out}: a worker process was killed; try --workers 1') from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return Result(out, files, size, reused=False)
@@ -84,10 +86,13 @@ def _marker(settings: Settings, files: int, size: int) -> dict[str, object]:
 
 def _find_existing(out: Path, settings: Settings, overwrite: bool) -> Result | None:
     """The dataset that is already there with these settings, or None when ``out`` may be written."""
+    place = next(parent for parent in out.parents if parent.exists())
+    if not place.is_dir():
+        raise UserError(f'{out}: {place} is a file, not a folder')
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / MARKER).is_file():
-        raise GenerationError(f'{out} exists and was not written by this tool; choose another --out or remove it')
+        raise UserError(f'{out} exists and was not written by this tool; choose another --out or remove it')
     if overwrite:
         return None
     try:
@@ -98,8 +103,8 @@ def _find_existing(out: Path, settings: Settings, overwrite: bool) -> Result | N
     if found == _marker(settings, files, size):
         return Result(out, files, size, reused=True)
     if (found.get('format'), found.get('settings')) == (FORMAT, asdict(settings)):
-        raise GenerationError(f'{out} was changed or lost files since it was written; --overwrite writes it anew')
-    raise GenerationError(f'{out} was written with {found.get("settings")}; --overwrite replaces it')
+        raise UserError(f'{out} was changed or lost files since it was written; --overwrite writes it anew')
+    raise UserError(f'{out} was written with {found.get("settings")}; --overwrite replaces it')
 
 
 def _measure(root: Path) -> tuple[int, int]:
@@ -112,7 +117,7 @@ def _check_space(folder: Path, settings: Settings) -> None:
     needed = 15e6 + 0.25e6 * settings.scenes * settings.samples  # measured: 0.16 MB per keyframe
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise GenerationError(f'{folder}: {free / 1e6:.0f} MB free, about {needed / 1e6:.0f} MB needed')
+        raise UserError(f'{folder}: {free / 1e6:.0f} MB free, about {needed / 1e6:.0f} MB needed')
 
 
 def _put_in_place(building: Path, out: Path, overwrite: bool) -> None:

@@ -6,24 +6,32 @@ Everything is computed on arrays, scene by scene, in one pass.
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vadslim.checkpoint import dump_info
 from vadslim.cli import UserError
-from vadslim.vad.datasets import geometry
-from vadslim.vad.datasets.agents import AnnotationTable
-from vadslim.vad.datasets.ego import CanBus, SceneEgo
-from vadslim.vad.datasets.vector_map import check_maps
+from vadslim.files import atomic_write
+from vadslim.nuscenes_data import geometry
+from vadslim.nuscenes_data.agents import AnnotationTable
+from vadslim.nuscenes_data.ego import CanBus, SceneEgo
+from vadslim.nuscenes_data.vector_map import check_maps
 
 if TYPE_CHECKING:
     from nuscenes import NuScenes
 
 CAMERAS = ('CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_FRONT_LEFT', 'CAM_BACK', 'CAM_BACK_LEFT', 'CAM_BACK_RIGHT')
 VERSIONS = ('v1.0-trainval', 'v1.0-test', 'v1.0-mini')
+TABLES = (
+    'category', 'attribute', 'visibility', 'instance', 'sensor', 'calibrated_sensor', 'ego_pose', 'log', 'scene',
+    'sample', 'sample_data', 'sample_annotation', 'map',
+)  # fmt: skip
 Track = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -35,8 +43,9 @@ def convert(
     tag: str = 'vad_nuscenes',
     max_sweeps: int = 10,
     track: Track = iter,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[tuple[Path, int]]:
-    """Write ``{tag}_infos_temporal_{train,val}.pkl``, or ``..._test.pkl`` for the test set.
+    """Write ``{tag}_infos_temporal_{train,val}.pkl``, or ``..._test.pkl`` for the test set: all or none of them.
 
     Args:
         root: the nuScenes folder, with ``samples``, ``maps`` and ``{version}``.
@@ -46,44 +55,84 @@ def convert(
         tag: first part of the file names.
         max_sweeps: LiDAR sweeps listed per key frame (not needed by VAD itself).
         track: wraps the iteration over scenes, for a progress bar.
+        say: gets one line per cause for what is left out or filled in.
 
     Returns:
         (path, number of frames) per written file.
 
     Raises:
-        UserError: a folder, file or table is missing.
+        UserError: a folder, file or table is missing or damaged, or the files cannot be written.
     """
     can_bus = check_inputs(root, can_bus, version)
+    _check_writable(Path(out_dir))
     nusc = open_tables(root, version)
     splits = _scene_splits(version)
     has_labels = version != 'v1.0-test'
-    scenes = [s for s in _in_table_order(nusc) if any(s['name'] in names for names in splits.values())]
-    scenes = [s for s in scenes if _is_unpacked(nusc, s)]
+    listed = [s for s in _in_table_order(nusc) if any(s['name'] in names for names in splits.values())]
+    scenes = [s for s in listed if _is_unpacked(nusc, s)]
     if not scenes:
         raise UserError(f'{root}: no camera images of any scene of {version}; unpack the sensor blobs there')
+    if len(scenes) < len(listed):
+        missing = [s['name'] for s in listed if s not in scenes]
+        say(f'{_some(missing, len(listed))}: no camera images in {root}; left out')
     locations = {_location(nusc, scene) for scene in scenes}
     if has_labels:
         check_maps(root, locations)
     table = AnnotationTable(nusc) if has_labels else None
     infos: dict[str, list[dict]] = {split: [] for split in splits}
+    gaps: dict[str, list[str]] = {}
     any_can_bus = False
     for scene in track(scenes):
         split = next(split for split, names in splits.items() if scene['name'] in names)
         messages = CanBus(can_bus, scene['name'], _location(nusc, scene).startswith('singapore'))
         any_can_bus |= bool(messages)
-        infos[split] += list(scene_infos(nusc, scene, messages, table, max_sweeps))
+        if messages.gap:
+            gaps.setdefault(messages.gap, []).append(scene['name'])
+        try:
+            infos[split] += list(scene_infos(nusc, scene, messages, table, max_sweeps))
+        except KeyError as error:  # the devkit looked up a token
+            place = f'{root}/{version}: no record {error}, which {scene["name"]} needs'
+            raise UserError(f'{place}; unpack the tables of nuScenes again') from error
     if not any_can_bus:
         raise UserError(f'{can_bus}: no CAN bus messages of any scene of {version}')
+    for gap, names in gaps.items():
+        say(f'{_some(names, len(scenes))}: {gap}')
+    files = {Path(out_dir) / f'{tag}_infos_temporal_{split}.pkl': frames for split, frames in infos.items()}
+    earlier = [path for path in files if path.exists()]
+    _write(files, version)
+    for path in earlier:
+        say(f'{path}: the earlier file was replaced')
+    return [(path, len(frames)) for path, frames in files.items()]
+
+
+def _some(names: list[str], total: int) -> str:
+    """'3 of 10 scenes (a, b, c)', with the first names only if there are many."""
+    shown = ', '.join(names[:5]) + (' ...' if len(names) > 5 else '')
+    return f'{len(names)} of {total} scenes ({shown})'
+
+
+def _write(files: dict[Path, list[dict]], version: str) -> None:
+    """All files get their names after all of them are on the disk."""
+    path = next(iter(files))
     try:
-        Path(out_dir).mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            for path, frames in reversed(files.items()):  # the stack puts them in place the other way round
+                stream = stack.enter_context(atomic_write(path, 'wb'))
+                pickle.dump({'infos': frames, 'metadata': {'version': version}}, stream, protocol=4)
+                stream.flush()
+                os.fsync(stream.fileno())
     except OSError as error:
-        raise UserError(f'{out_dir}: cannot be created: {error.strerror}') from None
-    written = []
-    for split, frames in infos.items():
-        path = Path(out_dir) / f'{tag}_infos_temporal_{split}.pkl'
-        dump_info({'infos': frames, 'metadata': {'version': version}}, path)
-        written.append((path, len(frames)))
-    return written
+        raise UserError(f'{path}: cannot be written: {error.strerror}') from None
+
+
+def _check_writable(folder: Path) -> None:
+    """Say before the work what would fail after it."""
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise UserError(f'{folder}: cannot be created: {place} is not a folder')
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f'{folder}: cannot be written: no permission')
 
 
 def check_inputs(root: str | Path, can_bus: str | Path, version: str) -> Path:
@@ -104,13 +153,26 @@ def check_inputs(root: str | Path, can_bus: str | Path, version: str) -> Path:
 
 
 def open_tables(root: str | Path, version: str) -> NuScenes:
-    """The devkit's reader, with its assertions and missing tables turned into one clear error."""
+    """The devkit's reader; what it finds wrong becomes one clear error."""
     from nuscenes import NuScenes
 
+    folder = Path(root) / version
     try:
         return NuScenes(version=version, dataroot=str(root), verbose=False)
-    except (AssertionError, OSError, ValueError, KeyError) as error:
-        raise UserError(f'{root}/{version}: the tables cannot be read ({error})') from error
+    except Exception as error:  # damaged tables can raise anything
+        for name in TABLES:
+            _check_table(folder / f'{name}.json')
+        said = str(error) if isinstance(error, AssertionError) else f'{type(error).__name__}: {error}'
+        raise UserError(f'{folder}: the tables cannot be used ({said})') from error
+
+
+def _check_table(file: Path) -> None:
+    try:
+        json.loads(file.read_text())
+    except OSError as error:
+        raise UserError(f'{file}: cannot be read: {error.strerror}; unpack the tables of nuScenes again') from None
+    except ValueError as error:
+        raise UserError(f'{file}: is truncated or damaged ({error}); unpack the tables of nuScenes again') from None
 
 
 def scene_infos(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vadslim.vad.boxes import heading_to_yaw
-from vadslim.vad.datasets import geometry
+from vadslim.nuscenes_data import geometry
+from vadslim.nuscenes_data.geometry import heading_to_yaw
 
 if TYPE_CHECKING:
     from nuscenes import NuScenes
@@ -73,8 +73,7 @@ class AnnotationTable:
             lidar_rotation: (4,) its rotation as a quaternion.
 
         Returns:
-            dict of the published fields: gt_boxes (N, 7) VAD numbers with z at the gravity centre,
-                gt_names (N,),
+            dict of the published fields: gt_boxes (N, 7) VAD numbers with z at the gravity centre, gt_names (N,),
             gt_velocity (N, 2) LiDAR frame (NaN where unknown), num_lidar_pts, num_radar_pts, valid_flag (N,),
             gt_agent_fut_trajs (N, 2T) per-step offsets in the LiDAR frame of now, gt_agent_fut_masks (N, T),
             gt_agent_fut_yaw (N, T) per-step changes of heading, gt_agent_fut_goal (N,) direction class,

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import ArrayLike
+
+Angle = TypeVar('Angle')  # a number, an array or a tensor
+
+
+def yaw_to_heading(yaw: Angle) -> Angle:
+    """VAD's box yaw -> counter-clockwise heading from the x axis, radians, not wrapped. Its own inverse."""
+    return -yaw - np.pi / 2
+
+
+heading_to_yaw = yaw_to_heading
 
 
 def quaternion_matrix(q: ArrayLike) -> np.ndarray:

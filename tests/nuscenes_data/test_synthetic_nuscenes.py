@@ -16,8 +16,8 @@ from pyquaternion import Quaternion
 from shapely.geometry import Polygon
 from shapely.ops import unary_union
 
-from vadslim.vad.datasets.synthetic import Settings, simulate
-from vadslim.vad.datasets.synthetic.catalogue import CAMERAS, CATEGORIES
+from vadslim.nuscenes_data.synthetic import Settings, simulate
+from vadslim.nuscenes_data.synthetic.catalogue import CAMERAS, CATEGORIES
 
 SAMPLES = 12
 

@@ -4,7 +4,7 @@
 """
 
 from .build import Result, generate
-from .settings import GenerationError, Settings
+from .settings import Settings
 from .tasks import simulate
 
-__all__ = ['GenerationError', 'Result', 'Settings', 'generate', 'simulate']
+__all__ = ['Result', 'Settings', 'generate', 'simulate']

@@ -1,0 +1,38 @@
+"""Files that are whole or not there."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+StrPath = str | os.PathLike[str]
+
+
+@contextlib.contextmanager
+def atomic_write(path: StrPath, mode: str = 'w') -> Iterator[IO[Any]]:
+    """Open a file for writing that appears under its name only when it is whole and on the disk.
+
+    It is written under a temporary name in the same folder, synced and renamed. On any failure, Ctrl-C
+    included, the temporary file is removed and what stood under ``path`` before stays.
+
+    Args:
+        path: the final name; its folder exists.
+        mode: ``'w'`` for UTF-8 text or ``'wb'``.
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        with temporary.open(mode, encoding=None if 'b' in mode else 'utf-8') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)

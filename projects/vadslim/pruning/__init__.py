@@ -8,6 +8,11 @@ structure = make_structure(model, groups, kept)
 slim = resize(model, structure)
 structure.save('structure.json')
 
+For half the multiply-accumulates in place of a ratio:
+
+cost = vadslim.analysis.Macs(model, lambda m: m(example))
+kept = StructuredPruner().search(model, groups, cost, 0.5).kept
+
 Layers and grids: ``make_structure(model, groups, kept, edits=[depth_edit(model, 'decoder', kept=[0, 2])])``.
 """
 

@@ -23,7 +23,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(latency, '_now', lambda device: clock.seconds)
+    monkeypatch.setattr(latency, 'now', lambda device: clock.seconds)
     return clock
 
 

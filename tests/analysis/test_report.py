@@ -58,6 +58,19 @@ def test_the_table_shows_numbers_sizes_and_reasons():
     assert 'a [note]' in text
 
 
+def test_what_groups_save_or_would_save():
+    rows = [
+        GroupRow('a', 'head', 8, 4, '', 1200, 3_400_000),
+        GroupRow('b', 'point', 8, 8, 'off by default: name it in targets', 560, None),
+        GroupRow('c', 'head', 8, 8, 'frozen: stage 1'),
+    ]
+    stream = io.StringIO()
+    print_report(replace(report(), groups=rows), Console(file=stream, width=120), every_group=True)
+    lines = [' '.join(line.replace('│', ' ').split()) for line in stream.getvalue().splitlines()]
+    assert 'a head 4 8 -1.2 k -3.4 M' in lines and 'What others would save alone' in lines
+    assert 'b point 8 -560' in lines and not any(line.startswith('c head') for line in lines)
+
+
 def test_every_group_on_request():
     assert any('neuron' in line and '20' in line and '0' in line for line in shown(True).splitlines())
     assert 'Groups: 1 of 4 lose units' in shown(True)

@@ -23,6 +23,7 @@ from vadslim.pruning import (
     grid_edit,
     make_structure,
     optimizer_param_names,
+    output_changes,
     resize,
     slice_optimizer_state,
     slice_state_dict,
@@ -218,6 +219,15 @@ def test_what_is_linear_over_the_grid_stays_so(net):
     _, slim = slim_of(net, grid_edit(net, 'cells', (3, 4)))
     y, x = torch.meshgrid((torch.arange(3) + 0.5) / 3, (torch.arange(4) + 0.5) / 4, indexing='ij')
     torch.testing.assert_close(slim.cells.weight[:, 0].detach(), (3 * y - 2 * x).flatten())
+
+
+def test_what_changes_by_a_coarser_grid():
+    ramp = torch.arange(24.0).view(1, 24, 1)
+    edits = [{'type': 'grid', 'tensors': {'cells': {'dim': 0, 'sizes': [[4, 6], [2, 3]]}}}]
+    mean = ramp.view(2, 2, 3, 2).mean((1, 3)).view(1, 6, 1)
+    before = {'view': ramp, 'plan': [torch.tensor([3.0, 4.0]), torch.ones(2)], 'layers': torch.ones(3, 2)}
+    after = {'view': mean + mean, 'plan': [torch.tensor([3.0, 3.0]), torch.ones(2)], 'layers': torch.ones(2, 2)}
+    assert output_changes(before, after, edits) == {'view': 1.0, 'plan.0': pytest.approx(0.2), 'plan.1': 0.0}
 
 
 def test_grids_that_cannot_be(net):

@@ -1,5 +1,7 @@
 """Traced Groups: what is coupled with what, and what is protected."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -268,15 +270,15 @@ def test_transformer_ffn_and_attention():
     randomize(model)
     target, memory = torch.randn(5, 2, 16), torch.randn(7, 2, 16)
     groups = find_groups(model, (target, memory))
-    assert [(group.name, group.kind) for group in groups if not group.protected] == [
+    assert [(group.name, group.kind) for group in groups if group.on and not group.protected] == [
         (f'layers.{layer}.{part}', kind)
         for layer in (0, 1)
         for part, kind in (('self_attn.heads', 'head'), ('multihead_attn.heads', 'head'), ('linear1.neurons', 'neuron'))
     ]
     stream = next(group for group in groups if group.name == 'layers.0.linear2.neurons')
     assert 'open: reaches layers.1.self_attn, which states its own Groups' in stream.protected
-    for ratio in (0.1, 0.5, 0.7):
-        kept = StructuredPruner(ratio).plan(model, groups)
+    for ratio, targets in itertools.product((0.1, 0.5, 0.7), (None, '*')):
+        kept = StructuredPruner(ratio, targets=targets).plan(model, groups)
         check_group(model, groups, kept, lambda m: m(target.double(), memory.double()))
 
 

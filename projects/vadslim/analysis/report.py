@@ -48,13 +48,19 @@ class Measured:
 
 @dataclass(frozen=True)
 class GroupRow:
-    """One Group: how many of its units stay, and why none went if none did."""
+    """One Group: how many of its units stay, and why none went if none did.
+
+    ``params_saved`` and ``macs_saved``: what leaves when this Group alone is slimmed, as planned, or at the ratio of
+    the run if it could lose units and nobody asked for it. None is 'cannot lose any', or not counted.
+    """
 
     name: str
     kind: str
     num_units: int
     kept: int
     reason: str = ''
+    params_saved: int | None = None
+    macs_saved: int | None = None
 
 
 @dataclass(frozen=True)
@@ -187,22 +193,35 @@ def print_groups(rows: Iterable[GroupRow], console: Console, every_group: bool =
     cut = [row for row in rows if row.kept < row.num_units]
     table = Table(title=f'Groups: {len(cut)} of {len(rows)} lose units', title_justify='left')
     table.add_column('Group' if every_group else 'kind')
-    for column in ('kind', 'kept', 'of') if every_group else ('Groups', 'kept', 'of'):
+    for column in ('kind', 'kept', 'of', 'params', 'MACs') if every_group else ('Groups', 'kept', 'of'):
         table.add_column(column, justify='right', no_wrap=True)
     if every_group:
         for row in cut:
-            table.add_row(row.name, row.kind, str(row.kept), str(row.num_units))
+            table.add_row(row.name, row.kind, str(row.kept), str(row.num_units), *_saved(row))
     else:
         for kind, of_kind in _by(cut, 'kind').items():
             kept, total = sum(r.kept for r in of_kind), sum(r.num_units for r in of_kind)
             table.add_row(kind, str(len(of_kind)), str(kept), str(total))
     console.print(table)
+    possible = [row for row in rows if row.kept == row.num_units and row.params_saved] if every_group else []
+    if possible:
+        table = Table(title='What others would save alone', title_justify='left')
+        table.add_column('Group')
+        for column in ('kind', 'units', 'params', 'MACs'):
+            table.add_column(column, justify='right', no_wrap=True)
+        for row in possible:
+            table.add_row(row.name, row.kind, str(row.num_units), *_saved(row))
+        console.print(table)
     for reason, whole in _by([row for row in rows if row.kept == row.num_units], 'reason').items():
         names = [row.name for row in whole]
         shown = names if every_group else names[:3]
         more = f' and {len(names) - len(shown)} more' if len(names) > len(shown) else ''
         line = f'{len(names)} kept whole, {reason or "nothing to remove"}: {", ".join(shown)}{more}'
         console.print(line, markup=False, highlight=False)
+
+
+def _saved(row: GroupRow) -> list[str]:
+    return ['' if saved is None else f'-{human(saved)}' for saved in (row.params_saved, row.macs_saved)]
 
 
 def _by(rows: Iterable[GroupRow], attribute: str) -> dict[str, list[GroupRow]]:

@@ -8,6 +8,11 @@ structure = make_structure(model, groups, kept)
 slim = resize(model, structure)
 structure.save('structure.json')
 
+For half the multiply-accumulates in place of a ratio:
+
+cost = vadslim.analysis.Macs(model, lambda m: m(example))
+kept = StructuredPruner().search(model, groups, cost, 0.5).kept
+
 Layers and grids: ``make_structure(model, groups, kept, edits=[depth_edit(model, 'decoder', kept=[0, 2])])``.
 """
 
@@ -29,11 +34,13 @@ from .editing import (
 from .edits import EDITS, EditError
 from .find import Trace, declares_traces, find_groups, run_example
 from .gradients import Fisher, Hessian, PlanningTaylor, Taylor
+from .grid import output_changes
 from .group import Attr, Group, GroupError, Index, Slice, blocks, check_groups, declares_groups
 from .hiding import hide_keys, hides_units
 from .importance import FPGM, L1, L2, LAMP, BNScale, Importance, Random
 from .mask import mask
 from .optimizer_state import optimizer_param_names, slice_optimizer_state
+from .passes import ScoringError
 from .proof import ProofError, check_group, wrong_groups
 from .pruner import PatternError, PlanRow, StructuredPruner, params_saved
 from .rules import RuleError, Rules, load_rules
@@ -71,6 +78,7 @@ __all__ = [
     'Resizable',
     'RuleError',
     'Rules',
+    'ScoringError',
     'Slice',
     'SlimMultiheadAttention',
     'Solution',
@@ -103,6 +111,7 @@ __all__ = [
     'make_structure',
     'mask',
     'optimizer_param_names',
+    'output_changes',
     'params_saved',
     'parse_goal',
     'projections',

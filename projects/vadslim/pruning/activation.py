@@ -16,7 +16,7 @@ from .attention import SlimMultiheadAttention
 from .gradients import TINY
 from .group import Group, Slice, first_names, tensors_of
 from .importance import L2, Importance, Scores, per_unit, prunable, sum_except
-from .passes import evaluated_copy, numbered, random_state_kept, reduced
+from .passes import ScoringError, evaluated_copy, numbered, random_state_kept, reduced
 from .places import gate, reading
 
 
@@ -77,7 +77,7 @@ class Activation(Importance):
         flat = [part for meter in meters.values() for part in (meter.total, meter.count)]
         *sums, count = reduced(batches, [*flat, count])
         if not count:
-            raise ValueError('importance Activation: there are no batches')
+            raise ScoringError('importance Activation: there are no batches')
         means = {
             key: total / seen if seen else _own_size(tensors[key[0]], key[1])
             for key, total, seen in zip(meters, sums[::2], sums[1::2])

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from ..registry import IMPORTANCES
 from .group import Group, Slice, tensors_of
 from .importance import L2, Importance, Scores, per_unit, prunable, sum_except
-from .passes import Batch, evaluated_copy, numbered, random_state_kept, reduced
+from .passes import Batch, ScoringError, evaluated_copy, numbered, random_state_kept, reduced
 from .places import gate, reading
 from .pruner import PatternError
 
@@ -48,6 +48,7 @@ def chosen_loss(losses: Any, patterns: Sequence[str] | None = None) -> Tensor:
 
     Raises:
         PatternError: A pattern matches no loss.
+        ScoringError: There are no losses.
     """
     if isinstance(losses, Tensor):
         if patterns is not None:
@@ -68,7 +69,7 @@ def chosen_loss(losses: Any, patterns: Sequence[str] | None = None) -> Tensor:
             names += [name for name in hits if name not in names]
     parts = [losses[name] if isinstance(losses[name], list | tuple) else [losses[name]] for name in names]
     if not parts:
-        raise ValueError(f'a batch returned no losses, but {", ".join(losses) or "an empty dict"}')
+        raise ScoringError(f'importance: a batch returned no losses, but {", ".join(losses) or "an empty dict"}')
     return torch.stack([tensor.mean() for part in parts for tensor in part]).sum()
 
 
@@ -103,7 +104,7 @@ class _Gradients(Importance):
         assert batches is not None  # else numbered has raised
         *totals, count = reduced(batches, [*sums.values(), count])
         if not count:
-            raise ValueError(f'importance {type(self).__name__}: there are no batches')
+            raise ScoringError(f'importance {type(self).__name__}: there are no batches')
         sizes = L2()(model, groups)
         return {name: self._score(total / count) + TINY * sizes[name] for name, total in zip(sums, totals)}
 
@@ -143,7 +144,7 @@ class _Gradients(Importance):
         with random_state_kept(number), torch.enable_grad():
             loss = chosen_loss(batch(twin), self.losses)
             if not torch.isfinite(loss):
-                raise ValueError(f'importance {type(self).__name__}: the loss of batch {number} is {loss.item()}')
+                raise ScoringError(f'importance {type(self).__name__}: the loss of batch {number} is {loss.item()}')
             if loss.requires_grad:
                 loss.backward()
         return {name: weight.grad for name, weight in weights.items() if weight.grad is not None}

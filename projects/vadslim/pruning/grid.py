@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .edits import Edit, EditError, Number, Rename, check_fields, count_in, edit_type
+from .edits import Edit, EditError, Edits, Number, Rename, check_fields, count_in, edit_type
 from .group import first_names, tensors_of
 
 MODES = {1: 'linear', 2: 'bilinear', 3: 'trilinear'}
@@ -127,6 +127,43 @@ class Grid(Edit):
             shape = tuple(state[name].shape)
             if not resampling.fits(shape):
                 raise EditError(f'{name} is {shape}, the edit was made for a grid {resampling.sizes[0]}')
+
+
+def output_changes(before: Any, after: Any, edits: Iterable[Mapping[str, Any]] = ()) -> dict[str, float]:
+    """How far a network's outputs are from what it said before it was edited; a grid has no twin that says the same.
+
+    Args:
+        before: Outputs, tensors in any nesting of dicts and lists.
+        after: The same of the edited network. An output over a grid that an edit made coarser is compared on the
+            coarser one; outputs of any other shape than before (per layer, say) are left out.
+        edits: What ``Structure.edits`` holds.
+
+    Returns:
+        Dotted name -> norm of the difference as a part of the norm before.
+    """
+    sizes = {r.sizes for r in Edits(edits).resamplings.values() if isinstance(r, Resampling)}
+    changes, later = {}, dict(_named(after))
+    for name, old in _named(before):
+        new = later.get(name)
+        if new is None or new.dim() != old.dim():
+            continue
+        for dim, size in ((dim, size) for dim in range(old.dim()) for size in sizes):
+            resampling = Resampling(dim, size)
+            if old.shape != new.shape and resampling.fits(old.shape) and resampling.shape(old.shape) == new.shape:
+                old = resampling(old)
+        if old.shape == new.shape and old.is_floating_point():
+            norm = old.norm().clamp_min(torch.finfo(old.dtype).tiny)
+            changes[name] = float((new - old).norm() / norm)
+    return changes
+
+
+def _named(value: Any, name: str = '') -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _named(item, f'{name}.{key}' if name else str(key))
 
 
 def _resampling(data: Any) -> Resampling:

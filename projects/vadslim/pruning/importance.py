@@ -31,7 +31,7 @@ class Importance(Protocol):
     if they have a method ``reduce``, see ``passes.reduced``; all processes must then score.
 
     Attributes:
-        needs_batches: Without batches it raises a ValueError.
+        needs_batches: Without batches it raises a ``ScoringError``.
     """
 
     needs_batches: bool = False

@@ -12,6 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
+
+class ScoringError(ValueError):
+    """Data that cannot tell what a unit is worth."""
+
+
 Batch = Callable[[nn.Module], Any]
 
 
@@ -55,11 +60,11 @@ def numbered(batches: Iterable[Batch] | None, needed_by: object) -> Iterator[tup
     """(number, batch), the numbers being those that the batches have (``batch.number``), else 0, 1, ...
 
     Raises:
-        ValueError: There are none; the message names who needed them.
+        ScoringError: There are none; the message names who needed them.
     """
     if batches is None:
         name = type(needed_by).__name__
-        raise ValueError(f'importance {name} looks at data: give batches, functions run(model) that return losses')
+        raise ScoringError(f'importance {name} looks at data: give batches, functions run(model) that return losses')
     for count, batch in enumerate(batches):
         yield getattr(batch, 'number', count), batch
 

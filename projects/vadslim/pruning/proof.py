@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -113,6 +114,8 @@ def _compare(
     module: nn.Module, groups: Sequence[Group], kept: Mapping[str, Sequence[int]], run: Run, double: bool
 ) -> tuple[float, str]:
     """Largest relative difference of the slim copy to the masked twin, and what it is in words."""
+    if double:  # first: masking computes with weights, too
+        module = copy.deepcopy(module).double()
     structure = make_structure(module, groups, kept)
     expected = _outputs(mask(module, groups, kept), run, double)
     try:
@@ -133,7 +136,7 @@ def _outputs(module: nn.Module, run: Run, double: bool) -> list[Tensor]:
     module.eval()  # some modules return nothing here
     dtype = torch.get_default_dtype()
     if double:
-        module.double().register_forward_pre_hook(_double_inputs, with_kwargs=True)
+        module.register_forward_pre_hook(_double_inputs, with_kwargs=True)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         torch.set_default_dtype(torch.float64 if double else dtype)

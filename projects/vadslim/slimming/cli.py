@@ -31,12 +31,14 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _work(options: Options, device: str, launcher: str, training: bool) -> None:
-    """Prunes (rank 0, while others wait) and trains."""
+    """Prunes (rank 0, while others wait; where data are needed, all of them look at some) and trains."""
+    from mmengine.dist import is_distributed
     from rich.console import Console
 
     from vadslim.checkpoint import register_loader
     from vadslim.launch import init_distributed, on_rank_0
-    from vadslim.slimming.prune import prune
+    from vadslim.slimming.prune import is_done, prune
+    from vadslim.slimming.scoring import needs_data, shared_scores
     from vadslim.slimming.training import check_training, train
 
     register_loader()
@@ -44,6 +46,9 @@ def _work(options: Options, device: str, launcher: str, training: bool) -> None:
     console = Console(width=None if sys.stdout.isatty() else 110)
     if options.mode:
         on_rank_0(lambda: check_training(options))
-    config = on_rank_0(lambda: prune(options, device, console))
+    scores = None
+    if is_distributed() and on_rank_0(lambda: needs_data(options) and not is_done(options)):
+        scores = shared_scores(options, device, console)
+    config = on_rank_0(lambda: prune(options, device, console, scores))
     if config is not None and training:
         train(config, options, launcher)

@@ -45,6 +45,7 @@ class Options:
     seed: int = 0
     device: str | None = None
     importance: str = 'L2'
+    batches: int = 16
     allocation: str | dict[str, Any] = 'uniform'
     target: tuple[str, str] | None = None
     latency_table: Path | None = None
@@ -81,6 +82,14 @@ def build_parser() -> argparse.ArgumentParser:
         'backbone and neck, R / 2 of the linear layers of transformers (training does not hold the zeros)',
     )
     add('--importance', default='L2', metavar='NAME', help='how units are scored (L2)')
+    add(
+        '--batches',
+        type=at_least(1),
+        default=16,
+        metavar='N',
+        help='batches of the training data for criteria that look at data: Taylor, PlanningTaylor, Fisher, Hessian, '
+        'Activation (16)',
+    )
     add('--allocation', metavar='NAME', help='how many go where: uniform, global, isomorphic (uniform)')
     add(
         '--rules',
@@ -161,6 +170,7 @@ def parse(argv: Sequence[str]) -> Options:
         seed=given.seed,
         device=given.device,
         importance=given.importance,
+        batches=given.batches,
         allocation=allocation,
         target=target,
         latency_table=given.latency_table,

@@ -29,21 +29,20 @@ from vadslim.analysis import (
 from vadslim.checkpoint import atomic_write, save_checkpoint
 from vadslim.cli import UserError
 from vadslim.pruning import (
-    GroupError,
     PatternError,
     Structure,
     compose,
-    find_groups,
     make_structure,
     resize,
     slice_state_dict,
     wrong_groups,
 )
-from vadslim.registry import PRUNERS
+from vadslim.pruning.importance import Scores
 from vadslim.slimming.elementwise import element_sets, prune_elements
 from vadslim.slimming.network import Network, examples, load_network, read_config
 from vadslim.slimming.options import Options
 from vadslim.slimming.outputs import REPORT, SLIM, STRUCTURE, ZEROED, output_names, slim_checkpoint, write_config
+from vadslim.slimming.scoring import Scored, build_pruner, find, needs_data, score
 from vadslim.slimming.targets import Search, find_cost
 from vadslim.stages import Step, StepError, open_step
 
@@ -90,8 +89,22 @@ class Slimmed:
     search: Search | None = None
 
 
-def prune(options: Options, device: str, console: Console) -> Path | None:
+def is_done(options: Options) -> bool:
+    """Whether the pruning step has nothing to do."""
+    if options.dry_run or not _in_use(options.output_dir):
+        return False
+    step = _open(options, read_config(options.config, options.cfg_options), overwrite=False)
+    return step is not None and bool(step.done)
+
+
+def prune(options: Options, device: str, console: Console, scores: Scores | None = None) -> Path | None:
     """Does the pruning step, or finds it done.
+
+    Args:
+        options: the command's arguments.
+        device: 'cuda' or 'cpu'.
+        console: says what is going on.
+        scores: of a criterion that looks at data, if all processes have taken them; otherwise this one does.
 
     Returns:
         The config that runs the slim network; None after a dry run.
@@ -102,7 +115,7 @@ def prune(options: Options, device: str, console: Console) -> Path | None:
     cfg = read_config(options.config, options.cfg_options)
     if options.dry_run:
         clock = Clock(console)
-        slimmed = slim_network(options, device, clock)
+        slimmed = slim_network(options, device, clock, scores)
         _, example, why_not = examples(slimmed.network)
         before, after = _counts(slimmed, example, clock)
         report = Report(
@@ -127,7 +140,7 @@ def prune(options: Options, device: str, console: Console) -> Path | None:
         return config_path
     clock = Clock(console)
     start = time.monotonic()
-    slimmed = slim_network(options, device, clock)
+    slimmed = slim_network(options, device, clock, scores)
     if step is None:  # the folder is touched only now that there is something to put into it
         step = _open(options, cfg, overwrite=options.overwrite)
     try:
@@ -167,6 +180,7 @@ def _settings(options: Options) -> dict[str, Any]:
         'target': list(options.target) if options.target else None,
         'unstructured_ratio': options.unstructured_ratio,
         'importance': options.importance,
+        'batches': options.batches if needs_data(options) else None,
         'allocation': options.allocation,
         'targets': list(options.targets),
         'protect': list(options.protect),
@@ -175,17 +189,19 @@ def _settings(options: Options) -> dict[str, Any]:
     }
 
 
-def slim_network(options: Options, device: str, clock: Clock) -> Slimmed:
+def slim_network(options: Options, device: str, clock: Clock, scores: Scores | None = None) -> Slimmed:
     """Builds, plans, slims and checks; writes nothing."""
     with clock('building the network'):
         network = load_network(options.config, options.cfg_options, options.checkpoint, options.seed, device)
     small, example, _ = examples(network)
     with clock('finding what can go'):
-        try:
-            groups = find_groups(network.model, small.run if small else None)
-        except GroupError as error:
-            raise UserError(f'config {options.config}: {error}') from error
-    pruner = _pruner(options)
+        groups = find(options, network)
+    pruner = build_pruner(options)
+    if needs_data(options):
+        if scores is None:
+            with clock('scoring'):
+                scores = score(options, network, groups, clock.console, shared=False)
+        pruner.importance = Scored(scores)
     if options.target:
         with clock('what it costs'):
             table, backend = options.latency_table, options.latency_backend
@@ -205,7 +221,9 @@ def slim_network(options: Options, device: str, clock: Clock) -> Slimmed:
         slim = resize(network.model, step)
     with clock('checking'):
         check(network, slim, step)
-        wrong = wrong_groups(network.model, groups, kept, small.run) if small else {}
+        # without queries there are fewer outputs: nothing to compare
+        compared = [group for group in groups if group.kind != 'query']
+        wrong = wrong_groups(network.model, compared, kept, small.run) if small else {}
         if wrong:
             why = next(iter(wrong.values()))
             raise UserError(
@@ -215,23 +233,6 @@ def slim_network(options: Options, device: str, clock: Clock) -> Slimmed:
     if found:
         clock.console.print(found.line, highlight=False, markup=False)
     return Slimmed(network, slim, structure, step, rows, found.solution.ratio if found else pruner.ratio, found)
-
-
-def _pruner(options: Options) -> Any:
-    try:
-        return PRUNERS.build(
-            {
-                'type': 'StructuredPruner',
-                'ratio': options.structured_ratio,
-                'importance': options.importance,
-                'allocation': options.allocation,
-                'targets': list(options.targets) or None,
-                'protect': list(options.protect) or None,
-                'round_to': options.round_to,
-            }
-        )
-    except ValueError as error:
-        raise UserError(f'--{error}') from None
 
 
 def check(network: Network, slim: nn.Module, step: Structure) -> None:

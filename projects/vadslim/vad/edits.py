@@ -6,14 +6,12 @@ they follow. A coarser view keeps its metric range: cells grow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vadslim.pruning import Resizable, Stack, declares_edits, grid_edit
-from vadslim.pruning.grid import Resampling
 
 from .decoders import RefiningDecoder
 from .head import VADHead
@@ -95,33 +93,3 @@ def bev_grid_edit(model: nn.Module, size: Sequence[int]) -> dict[str, Any]:
         EditError: The model has no such view, or it cannot have this size.
     """
     return grid_edit(model, VIEW, size)
-
-
-def bev_grid_error(
-    dense: Sequence[Mapping[str, Tensor]],
-    coarse: Sequence[Mapping[str, Tensor]],
-    size: tuple[int, int],
-    new_size: tuple[int, int],
-) -> dict[str, float]:
-    """How far a network on a coarser grid is from the dense one; there is no twin that would compute the same.
-
-    Args:
-        dense: Outputs of the head, frame by frame.
-        coarse: The same of the network on the coarser grid.
-        size: Rows and columns of the dense view.
-        new_size: Of the coarser one.
-
-    Returns:
-        ``bev``: norm of the views' difference as a part of the dense view's, both on the coarser grid; ``plan``: the
-        same of the plans; ``plan_m``: mean distance of the planned positions in metres.
-    """
-    resampled = Resampling(0, (tuple(size), tuple(new_size)))
-    views = [(resampled(a['bev_embed']), b['bev_embed']) for a, b in zip(dense, coarse)]
-    plans = [(a['ego_fut_preds'], b['ego_fut_preds']) for a, b in zip(dense, coarse)]
-    ends = torch.cat([(a - b).cumsum(-2).norm(dim=-1).flatten() for a, b in plans])
-    return {'bev': _relative(views), 'plan': _relative(plans), 'plan_m': float(ends.mean())}
-
-
-def _relative(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
-    before, after = (torch.cat([x.flatten() for x in side]) for side in zip(*pairs))
-    return float((after - before).norm() / before.norm())

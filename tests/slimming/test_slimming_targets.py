@@ -85,6 +85,8 @@ def test_the_command_reaches_a_target(command, folder, kind, key):
     data = report(folder)
     left = data['after'][key] / data['before'][key]
     assert 0.5 < left <= 0.6 and data['target']['predicted'] == data['after'][key]
+    saved = {row['name']: row[f'{key}_saved'] for row in data['groups']}
+    assert saved['conv1.channels'] > 0 and saved['attention.heads'] > 0 and saved['classifier.neurons'] is None
     percent = round(100 * data['target']['ratio'])
     assert f'toy.py without {percent}% of its units' in (folder / 'out' / 'toy_slim.py').read_text()
     code, out, _ = command(

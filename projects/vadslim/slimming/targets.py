@@ -105,14 +105,16 @@ class Search:
             'predicted': found.predicted,
             'counted': found.counted,
             'ratio': found.ratio,
+            'scale': found.scale,
         }
 
     @property
     def line(self) -> str:
         """The same for people."""
         found, show = self.solution, self.cost.show
-        counted = '' if found.counted is None else f', counted {show(found.counted)}'
+        counted = '' if found.counted is None else f', {show(found.counted)} by a trial'
+        scaled = '' if found.scale == 1 else f' (savings corrected by a factor {found.scale:.2f})'
         return (
             f'target {found.name}: {show(found.goal)} of {show(found.dense)}; a ratio of {found.ratio:g} is predicted '
-            f'to leave {show(found.predicted)}{counted}'
+            f'to leave {show(found.predicted)}{scaled}{counted}'
         )

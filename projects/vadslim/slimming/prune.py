@@ -213,8 +213,8 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
         pruner.importance = Scored(scores)
     if options.target:
         with clock('what it costs'):
-            table, backend = options.latency_table, options.latency_backend
-            cost = find_cost(options.target[0], network.model, example, clock.console, table, backend)
+            table, backend, repeats = options.latency_table, options.latency_backend, options.latency or 3
+            cost = find_cost(options.target[0], network.model, example, clock.console, table, backend, repeats=repeats)
     with clock('choosing'):
         try:
             found = Search.of(pruner, network.model, groups, cost, *options.target) if options.target else None

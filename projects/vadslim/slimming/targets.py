@@ -30,6 +30,7 @@ def find_cost(
     console: Console,
     table: Path | None = None,
     backend: str = 'pytorch',
+    repeats: int = 3,
     counted: Complexity | None = None,
 ) -> Cost:
     """The cost that a target limits.
@@ -41,6 +42,7 @@ def find_cost(
         console: shows which layer is being timed.
         table: file of measured times, ``default_table()`` if None.
         backend: 'pytorch' or 'onnxruntime'; what times are for.
+        repeats: timed forwards of the network.
         counted: what ``count`` said of the model, if it was asked already.
 
     Raises:
@@ -60,7 +62,7 @@ def find_cost(
             def progress(done: int, total: int) -> None:
                 status.update(f'timing layers: {done} of {total} (kept in {times.path})')
 
-            return LayerTimes(model, example.run, times, progress=progress)
+            return LayerTimes(model, example.run, times, repeats, progress)
     except LatencyTableError as error:
         raise UserError(f'--target-latency: {error}') from None
     except OSError as error:

@@ -126,9 +126,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='FILE',
         help='ratios by name pattern and kind, JSON or YAML; the ratio is for the rest',
     )
-    add('--targets', nargs='+', default=[], metavar='PATTERN', help='only these Groups (names, or kind:NAME)')
+    add('--targets', nargs='+', default=[], metavar='PATTERN', help='only these Groups (names, kind:NAME, default)')
     add('--protect', nargs='+', default=[], metavar='PATTERN', help='never these Groups')
-    add('--round-to', type=_at_least(1), default=1, metavar='N', help='kept counts become multiples of N')
+    add('--round-to', type=_at_least(1), default=1, metavar='N', help='widths stay multiples of N')
     add = parser.add_argument_group(
         'a target in place of a ratio',
         'a fraction of what it is now (0.5, 50%), or a number with a unit',

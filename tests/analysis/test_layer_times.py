@@ -122,7 +122,8 @@ def test_predictions(clock):
     assert cost.layers(removed) == {'a': pytest.approx(10.5), 'b': pytest.approx(34)}
     both = {'b.weight': {0: np.arange(4), 1: np.arange(4)}}
     assert cost(both) == pytest.approx(1 + 14 + 40 * 0.25 + 4 * 0.5)
-    assert cost.check(Net(clock)) == pytest.approx(59)
+    assert cost.check(Net(clock)) == pytest.approx(59) and cost.tolerance == 0.05
+    assert cost.check(nn.Sequential(Timed(8, 8, clock, 5.9))) == pytest.approx(5.9)
     assert cost.show(49.04) == '49.0 ms'
 
 
@@ -153,7 +154,7 @@ def test_onnx_runtime_sums_its_layers(clock):
     table = Product()
     table.backend = 'onnxruntime'
     cost = LayerTimes(Net(clock), run, table)
-    assert cost.dense == 32 + 2 * 32
+    assert cost.dense == 32 + 2 * 32 and cost.tolerance is None
     assert cost({'b.weight': {0: np.arange(4)}}) == 32 + 2 * 16
 
 
@@ -163,11 +164,13 @@ def test_a_latency_target_on_a_real_network(tmp_path):
     groups = find_groups(model, images)
     table = LatencyTable(tmp_path / 'table.json', repeats=1)
     cost = LayerTimes(model, lambda m: m(images), table, repeats=1)
-    assert cost.dense == pytest.approx(cost.timeline.total.median_ms) and table.measured > 3
+    cost.tolerance = None  # what a trial says on a busy machine is not for a test
+    assert cost.dense == pytest.approx(cost.timeline.total.median_ms) and table.measured > 0
     kept = StructuredPruner(0.6).plan(model, groups)
     least = cost(removed_positions(groups, check_kept(groups, kept)))
     goal = (least + cost.dense) / 2
     found = StructuredPruner().search(model, groups, cost, f'{goal:.9f}ms')
     assert least <= found.predicted <= goal * 1.000001 < cost.dense and 0 < found.ratio <= 0.6
+    assert cost.check(model) > 0
     with pytest.raises(ValueError, match='target latency: 1us cannot be reached: ratios from 0 to 0.9999 give .* ms'):
         StructuredPruner().search(model, groups, cost, '1us')

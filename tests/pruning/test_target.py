@@ -81,9 +81,9 @@ def test_solve_says_what_can_be_reached():
 
 
 class Biased:
-    """Predicts the width of a layer, and is wrong by a factor; counts how often it is checked."""
+    """Predicts the width of a layer, and is wrong on what is saved by a factor; counts how often it is checked."""
 
-    name, units, dense, checks = 'width', COUNTS, 1000.0, True
+    name, units, dense, tolerance = 'width', COUNTS, 1000.0, 0.01
 
     def __init__(self, factor):
         self.factor, self.checks = factor, 0
@@ -93,7 +93,7 @@ class Biased:
 
     def check(self, slim):
         self.checks += 1
-        return self.factor * slim
+        return self.dense - self.factor * (self.dense - slim)
 
     def show(self, value):
         return f'{value:g}'
@@ -106,16 +106,31 @@ def evenly(ratio):
     return {'g': list(range(1000 - int(ratio * 1000 + 1e-6)))}
 
 
-def test_a_wrong_prediction_is_scaled_once_it_was_checked():
-    cost = Biased(1.25)
+def test_a_wrong_prediction_is_corrected_once_it_was_checked():
+    cost = Biased(0.8)
     found = search(evenly, WIDE, cost, 0.5, lambda kept: len(kept['g']))
     assert (found.counted, found.predicted, cost.checks) == (500, 500, 2)
-    assert (found.ratio, len(found.kept['g'])) == (0.6, 400)
+    assert (found.ratio, len(found.kept['g']), found.scale) == (0.625, 375, 0.8)
+    found = search(evenly, WIDE, Biased(1.25), 0.5, lambda kept: len(kept['g']))
+    assert (found.ratio, found.counted) == (0.4, 500)
     cost = Biased(1.005)  # within 1 %: good enough
     found = search(evenly, WIDE, cost, 0.5, lambda kept: len(kept['g']))
-    assert (found.ratio, found.predicted, cost.checks) == (0.5, 500, 1)
+    assert (found.ratio, found.predicted, found.scale, cost.checks) == (0.5, 500, 1, 1)
     found = search(evenly, WIDE, Biased(1.25), 0.5)
     assert (found.ratio, found.counted) == (0.5, None)
+
+
+def test_a_correction_never_makes_the_dense_network_cheaper():
+    """A goal just below the dense cost is not met by keeping everything, however well the first trial went."""
+    found = search(evenly, WIDE, Biased(5), 0.95, lambda kept: len(kept['g']))
+    assert (found.ratio, found.counted) == (0.01, 950)
+    found = search(evenly, WIDE, Biased(3), 1.0, lambda kept: len(kept['g']))
+    assert (found.ratio, found.counted, found.scale) == (0, 1000, 1)
+
+
+def test_a_slim_network_that_is_no_faster():
+    with pytest.raises(TargetError, match='target width: 0.5 cannot be reached: ratios from 0 to 0.9999 give 1000 to'):
+        search(evenly, WIDE, Biased(-0.1), 0.5, lambda kept: len(kept['g']))
 
 
 def test_out_of_reach_is_one_line_with_the_range():

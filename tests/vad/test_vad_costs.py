@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmdet.registry import MODELS
-from vad_random import SMALL, build_random
+from vad_random import build_random
 
 from vadslim.analysis import Macs, Params, count, count_params
 from vadslim.pruning import StructuredPruner, find_groups, make_structure, resize
@@ -20,7 +20,7 @@ def slimmed(model, groups, **options):
 
 def test_vad():
     """Exact for widths; where numbers of tokens (queries) fall as well, the check corrects the search."""
-    model = build_random('VAD_tiny_stage_2', SMALL)
+    model = build_random('VAD_nano_synthetic', {'use_grid_mask': False})
     frames = example_frames((96, 160), 1)
     groups = find_groups(model, frames)
     cost = Macs(model, lambda m: run_example(m, frames))
@@ -28,7 +28,8 @@ def test_vad():
     assert Params(model)(removed) == count_params(slim)
     assert cost(removed) == pytest.approx(cost.check(slim), rel=1e-4)
     found = StructuredPruner(targets='*').search(model, groups, cost, 0.5)
-    assert 0.98 * found.goal < found.counted <= 1.01 * found.goal
+    assert found.scale > 1.01 and found.counted == pytest.approx(found.predicted, rel=0.01)
+    assert 0.95 * found.goal < found.counted <= 1.01 * found.goal
 
 
 def test_resnet_50_and_fpn():

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from vad_random import RATIOS, build_random, check_against, grid, outputs, some_units
 
-from vadslim.pruning import Group, ProofError, Slice, check_group, compose, find_groups, make_structure, resize
+from vadslim.pruning import (
+    Group,
+    ProofError,
+    Slice,
+    StructuredPruner,
+    check_group,
+    compose,
+    find_groups,
+    load_rules,
+    make_structure,
+    resize,
+)
 from vadslim.vad.detector import VAD
 from vadslim.vad.example import Frame, example_frames
 
@@ -138,6 +149,17 @@ def test_a_forgotten_place_is_caught(tiny: Network, run: Callable[[VAD], object]
     less = replace(group, slices=tuple(part for part in group.slices if 'pos_mlp_sa' not in part.tensor))
     with pytest.raises(ProofError, match='does not run'):
         check_group(model, less, {group.name: some_units(group, 0.5)}, run)
+
+
+def test_the_recipe_for_speed_takes_half_as_much_from_channels(tiny: Network) -> None:
+    model, groups = tiny
+    targets = ['default', 'kind:stream', 'kind:query_key_dim', 'kind:value_dim', 'kind:point']
+    rules = load_rules('configs/pruning/vad_half_macs.yaml')
+    kept = StructuredPruner(0.5, allocation=rules, targets=targets).plan(model, list(groups.values()))
+    for group in groups.values():
+        if not group.protected and group.kind != 'query':
+            removed = group.num_units - len(kept[group.name])
+            assert removed == group.num_units // (4 if group.kind == 'channel' else 2), group.name
 
 
 def test_a_slim_network_is_slimmed_again(rich: Network, run: Callable[[VAD], object]) -> None:

@@ -33,7 +33,8 @@ def share(removed: Removed, tensor: str, dim: int, start: int, stop: int) -> flo
 class Params:
     """Number of parameters, exact."""
 
-    name, units, checks = 'params', PREFIXES, False
+    name, units = 'params', PREFIXES
+    tolerance: float | None = None
 
     def __init__(self, model: nn.Module) -> None:
         self.shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -69,7 +70,8 @@ class Macs:
         counted: what ``count(model, run)`` returned, if it was done already.
     """
 
-    name, units, checks = 'MACs', PREFIXES, True
+    name, units = 'MACs', PREFIXES
+    tolerance: float | None = 0.01
 
     def __init__(self, model: nn.Module, run: Callable[[nn.Module], Any], counted: Complexity | None = None) -> None:
         self.run = run

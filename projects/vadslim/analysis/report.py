@@ -75,7 +75,7 @@ class Report:
         seconds: stage -> wall-clock seconds ('plan', 'slim', 'write', ...).
         notes: one-line remarks (optimizer moments dropped, ...).
         target: what a search was for, if there was one: ``cost`` ('latency', 'MACs', 'params'), ``goal``, ``before``,
-            ``predicted``, ``counted`` and ``ratio``.
+            ``predicted``, ``counted``, ``ratio`` and ``scale``.
     """
 
     settings: Mapping[str, Any]

@@ -17,7 +17,7 @@ Kept = Mapping[str, Sequence[int]]
 Removed = Mapping[str, Mapping[int, np.ndarray]]
 
 STEPS = 10_000  # ratios are multiples of 1 / STEPS
-TOLERANCE = 0.01
+LEAST_SAVED = 1e-3  # of the dense cost; a slim network that takes no less than the dense one saves so much
 
 
 class TargetError(ValueError):
@@ -45,13 +45,13 @@ class Cost(Protocol):
         name: 'MACs', 'params', 'latency'.
         dense: cost of the network as it is.
         units: The units that a goal may be given in, and what each is in the unit of ``dense``.
-        checks: Whether ``check`` may tell something else than the prediction.
+        tolerance: By which fraction ``check`` may differ from the prediction; None where there is nothing to check.
     """
 
     name: str
     dense: float
     units: Mapping[str, float]
-    checks: bool
+    tolerance: float | None
 
     def __call__(self, removed: Removed) -> float:
         """The predicted cost.
@@ -80,7 +80,8 @@ class Solution:
         ratio: The smallest ratio that reaches it, a multiple of 0.0001.
         kept: Kept units per Group at that ratio.
         predicted: The cost predicted for it.
-        counted: The cost of the slim network itself, if it was counted.
+        counted: The cost of the slim network itself, if it was counted or measured.
+        scale: What predicted savings were multiplied by, because a slim network saved more or less than predicted.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Solution:
     kept: dict[str, list[int]]
     predicted: float
     counted: float | None = None
+    scale: float = 1.0
 
 
 def parse_goal(goal: float | int | str, dense: float, units: Mapping[str, float]) -> float:
@@ -165,8 +167,8 @@ def search(
 ) -> Solution:
     """The plan that reaches a goal by a predicted cost, checked against the slim network where that is possible.
 
-    Where the check differs from the prediction by more than 1 %, the prediction is scaled to it, and the search
-    done again.
+    Where the check differs from the prediction by more than the cost's tolerance, the predicted saving is scaled to it,
+    and the search done again.
 
     Args:
         plan_at: ratio -> kept units, monotone as for ``solve``.
@@ -184,24 +186,29 @@ def search(
     except TargetError as error:
         raise TargetError(f'target {cost.name}: {error}') from None
 
-    def cost_of(kept: Kept) -> float:
-        return cost(removed_positions(groups, check_kept(groups, kept)))
-
     scale = 1.0
+
+    def cost_of(kept: Kept) -> float:
+        return cost.dense - scale * (cost.dense - cost(removed_positions(groups, check_kept(groups, kept))))
+
     for turn in range(corrections + 1):
         try:
-            ratio, kept = solve(plan_at, cost_of, limit / scale)
+            ratio, kept = solve(plan_at, cost_of, limit)
         except OutOfReachError as error:
             raise TargetError(
                 f'target {cost.name}: {goal} cannot be reached: ratios from 0 to {error.ratio:g} give '
-                f'{cost.show(cost.dense)} to {cost.show(scale * error.least)}, with these Groups and this allocation'
+                f'{cost.show(cost.dense)} to {cost.show(error.least)}, with these Groups and this allocation'
             ) from None
-        predicted = scale * cost_of(kept)
-        counted = cost.check(slim_of(kept)) if slim_of and cost.checks else None
-        if counted is None or abs(counted / predicted - 1) <= TOLERANCE or turn == corrections:
+        predicted = cost_of(kept)
+        if slim_of is None or cost.tolerance is None:
+            counted = None
             break
-        scale *= counted / predicted
-    return Solution(cost.name, cost.dense, limit, ratio, kept, predicted, counted)
+        counted = cost.check(slim_of(kept))
+        exact = predicted == cost.dense or abs(counted / predicted - 1) <= cost.tolerance
+        if exact or turn == corrections:
+            break
+        scale *= max(cost.dense - counted, LEAST_SAVED * cost.dense) / (cost.dense - predicted)
+    return Solution(cost.name, cost.dense, limit, ratio, kept, predicted, counted, scale)
 
 
 def savings(groups: Sequence[Group], kept: Kept, cost: Cost) -> dict[str, float]:

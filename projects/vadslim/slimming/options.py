@@ -97,16 +97,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='FILE',
         help='ratios by name pattern and kind, JSON or YAML; the ratio is for the rest',
     )
-    add('--targets', nargs='+', default=[], metavar='PATTERN', help='only these Groups (names, or kind:NAME)')
+    add('--targets', nargs='+', default=[], metavar='PATTERN', help='only these Groups (names, kind:NAME, default)')
     add('--protect', nargs='+', default=[], metavar='PATTERN', help='never these Groups')
-    add('--round-to', type=at_least(1), default=1, metavar='N', help='kept counts become multiples of N')
+    add('--round-to', type=at_least(1), default=1, metavar='N', help='widths stay multiples of N')
     add = parser.add_argument_group(
         'a target in place of a ratio',
-        'the smallest ratio that reaches it: a fraction (0.5, 50%%) of what it is now, or',
+        'a fraction of what it is now (0.5, 50%), or a number with a unit',
     ).add_argument
     add('--target-params', metavar='N', help='parameters: 12M')
     add('--target-macs', metavar='N', help='multiply-accumulates of one forward: 80G')
-    add('--target-latency', metavar='T', help='time of one forward on this machine, predicted by its layers: 33ms')
+    add('--target-latency', metavar='T', help='time of one forward on this machine: 33ms')
     add('--latency-table', type=Path, metavar='FILE', help="keeps the layers' times (in the user's cache)")
     add(
         '--latency-backend',

@@ -29,6 +29,7 @@ from vadslim.analysis import (
 from vadslim.checkpoint import atomic_write, save_checkpoint
 from vadslim.cli import UserError
 from vadslim.pruning import (
+    Group,
     PatternError,
     Structure,
     compose,
@@ -42,6 +43,7 @@ from vadslim.slimming.elementwise import element_sets, prune_elements
 from vadslim.slimming.network import Network, examples, load_network, read_config
 from vadslim.slimming.options import Options
 from vadslim.slimming.outputs import REPORT, SLIM, STRUCTURE, ZEROED, output_names, slim_checkpoint, write_config
+from vadslim.slimming.savings import with_savings
 from vadslim.slimming.scoring import Scored, build_pruner, find, needs_data, score
 from vadslim.slimming.targets import Search, find_cost
 from vadslim.stages import Step, StepError, open_step
@@ -75,6 +77,8 @@ class Slimmed:
         slim: the smaller network.
         structure: what it has left of the dense architecture.
         step: what it has left of ``network.model``; the same unless that was slim already.
+        groups: of ``network.model``.
+        kept: units per Group.
         rows: what happens to every Group.
         ratio: the fraction that was removed, asked for or found.
         search: what a target led to.
@@ -84,9 +88,15 @@ class Slimmed:
     slim: nn.Module
     structure: Structure
     step: Structure
+    groups: list[Group]
+    kept: dict[str, list[int]]
     rows: list[GroupRow]
     ratio: float
     search: Search | None = None
+
+    def rows_with_savings(self, counted: Complexity | None) -> list[GroupRow]:
+        """The rows with what each Group saves, of parameters and of the counted operations."""
+        return with_savings(self.rows, self.groups, self.kept, self.ratio, self.network.model, counted)
 
 
 def is_done(options: Options) -> bool:
@@ -123,7 +133,7 @@ def prune(options: Options, device: str, console: Console, scores: Scores | None
             example.label if example else '',
             Measured(count_params(slimmed.network.model), before),
             Measured(count_params(slimmed.slim), after),
-            slimmed.rows,
+            slimmed.rows_with_savings(before),
             clock.seconds,
             [f'not counted: {why_not}'] if why_not else [],
             slimmed.search.outcome if slimmed.search else None,
@@ -204,8 +214,8 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
         pruner.importance = Scored(scores)
     if options.target:
         with clock('what it costs'):
-            table, backend = options.latency_table, options.latency_backend
-            cost = find_cost(options.target[0], network.model, example, clock.console, table, backend)
+            table, backend, repeats = options.latency_table, options.latency_backend, options.latency or 3
+            cost = find_cost(options.target[0], network.model, example, clock.console, table, backend, repeats=repeats)
     with clock('choosing'):
         try:
             found = Search.of(pruner, network.model, groups, cost, *options.target) if options.target else None
@@ -232,7 +242,8 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
             )
     if found:
         clock.console.print(found.line, highlight=False, markup=False)
-    return Slimmed(network, slim, structure, step, rows, found.solution.ratio if found else pruner.ratio, found)
+    ratio = found.solution.ratio if found else pruner.ratio
+    return Slimmed(network, slim, structure, step, groups, kept, rows, ratio, found)
 
 
 def check(network: Network, slim: nn.Module, step: Structure) -> None:
@@ -283,7 +294,7 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
         example.label if example else '',
         Measured(count_params(network.model), before, times[0], size),
         Measured(count_params(slimmed.slim), after, times[1], (out / SLIM).stat().st_size),
-        slimmed.rows,
+        slimmed.rows_with_savings(before),
         clock.seconds,
         notes,
         slimmed.search.outcome if slimmed.search else None,

@@ -28,7 +28,8 @@ def with_savings(
         kept: the plan.
         ratio: what Groups lose here that could lose units, and do not because nobody asked for it.
         model: the network before this step.
-        counted: its operations, if they were counted.
+        counted: its operations, if they were counted. Groups of tokens (queries) get no MACs: how many there are shows
+            in no width.
     """
     able = [group for group in groups if not group.protected and group.num_units > group.min_units]
     alike = {group.name: np.zeros(group.num_units) for group in able}
@@ -36,6 +37,7 @@ def with_savings(
     plan |= {name: units for name, units in kept.items() if name in plan and len(units) < alike[name].size}
     params = savings(able, plan, Params(model))
     macs = {} if counted is None else savings(able, plan, Macs(model, _no_run, counted))
+    macs = {name: saved for name, saved in macs.items() if saved}
     return [
         replace(row, params_saved=_whole(params.get(row.name)), macs_saved=_whole(macs.get(row.name))) for row in rows
     ]

@@ -30,6 +30,7 @@ def find_cost(
     console: Console,
     table: Path | None = None,
     backend: str = 'pytorch',
+    repeats: int = 3,
     counted: Complexity | None = None,
 ) -> Cost:
     """The cost that a target limits.
@@ -41,6 +42,7 @@ def find_cost(
         console: shows which layer is being timed.
         table: file of measured times, ``default_table()`` if None.
         backend: 'pytorch' or 'onnxruntime'; what times are for.
+        repeats: timed forwards of the network.
         counted: what ``count`` said of the model, if it was asked already.
 
     Raises:
@@ -60,7 +62,7 @@ def find_cost(
             def progress(done: int, total: int) -> None:
                 status.update(f'timing layers: {done} of {total} (kept in {times.path})')
 
-            return LayerTimes(model, example.run, times, progress=progress)
+            return LayerTimes(model, example.run, times, repeats, progress)
     except LatencyTableError as error:
         raise UserError(f'--target-latency: {error}') from None
     except OSError as error:
@@ -105,14 +107,16 @@ class Search:
             'predicted': found.predicted,
             'counted': found.counted,
             'ratio': found.ratio,
+            'scale': found.scale,
         }
 
     @property
     def line(self) -> str:
         """The same for people."""
         found, show = self.solution, self.cost.show
-        counted = '' if found.counted is None else f', counted {show(found.counted)}'
+        counted = '' if found.counted is None else f', {show(found.counted)} by a trial'
+        scaled = '' if found.scale == 1 else f' (savings corrected by a factor {found.scale:.2f})'
         return (
             f'target {found.name}: {show(found.goal)} of {show(found.dense)}; a ratio of {found.ratio:g} is predicted '
-            f'to leave {show(found.predicted)}{counted}'
+            f'to leave {show(found.predicted)}{scaled}{counted}'
         )

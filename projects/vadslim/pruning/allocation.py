@@ -34,6 +34,8 @@ def removed_count(ratio: float, num_units: int) -> int:
 
 def step(group: Group, round_to: int) -> int:
     """By how many units a kept count goes up for widths of ``round_to`` positions: by one head, if it has as many."""
+    if round_to == 1:
+        return 1
     sizes = {int(count) for part in group.slices for count in np.unique(np.diff(part.index.starts)) if count}
     return round_to // math.gcd(round_to, *(sizes or {1}))
 

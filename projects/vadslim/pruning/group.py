@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
@@ -61,7 +62,7 @@ class Index(Sequence[np.ndarray]):
         unit %= len(self)
         return self.flat[self.starts[unit] : self.starts[unit + 1]]
 
-    @property
+    @cached_property
     def units(self) -> np.ndarray:
         """The unit of each entry of ``flat``."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))

@@ -25,7 +25,7 @@ ARROWS = {
     'files': set(),
     'nuscenes_data': {'cli', 'files'},
     'cli': {'checkpoint', 'pruning'},
-    'analysis': {'checkpoint', 'registry'},
+    'analysis': {'cli', 'pruning', *BASE},
     'pruning': {'checkpoint', 'registry'},
     'sparse': {'checkpoint', 'pruning', 'registry'},
     'hooks': {'pruning', 'sparse', *BASE},

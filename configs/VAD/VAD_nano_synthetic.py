@@ -12,6 +12,7 @@ _base_ = [
     '../_base_/datasets/nuscenes_vad.py',
     '../_base_/schedules/adamw_cosine.py',
     '../_base_/default_runtime.py',
+    '../_base_/distillation/vad.py',
 ]
 
 __dim = 64

@@ -1,6 +1,7 @@
 """Everything that plugs into MMEngine's Runner; works with any model, without mmcv and mmdet."""
 
 from .checkpoint_hook import CheckpointHook, config_from_text, config_to_text
+from .distill_hook import DistillHook, distill_config
 from .fine_tune_hook import FineTuneHook, Start, choose_start
 from .fine_tune_schedule import FineTuneLR, fine_tune_config, fine_tune_schedule
 from .random_state_hook import RandomStateHook
@@ -9,6 +10,7 @@ from .structure_hook import StructureHook
 
 __all__ = [
     'CheckpointHook',
+    'DistillHook',
     'FineTuneHook',
     'FineTuneLR',
     'RandomStateHook',
@@ -18,6 +20,7 @@ __all__ = [
     'choose_start',
     'config_from_text',
     'config_to_text',
+    'distill_config',
     'fine_tune_config',
     'fine_tune_schedule',
     'read_structure',

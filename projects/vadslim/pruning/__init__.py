@@ -43,6 +43,7 @@ from .optimizer_state import optimizer_param_names, slice_optimizer_state
 from .passes import ScoringError
 from .proof import ProofError, check_group, wrong_groups
 from .pruner import PatternError, PlanRow, StructuredPruner, params_saved
+from .recalibration import Recalibration, recalibrate
 from .rules import RuleError, Rules, load_rules
 from .slim import follows_tensors, resize, slice_state_dict
 from .structure import Structure, StructureError, architecture_hash, make_structure
@@ -75,6 +76,7 @@ __all__ = [
     'PlanningTaylor',
     'ProofError',
     'Random',
+    'Recalibration',
     'Resizable',
     'RuleError',
     'Rules',
@@ -115,6 +117,7 @@ __all__ = [
     'params_saved',
     'parse_goal',
     'projections',
+    'recalibrate',
     'resize',
     'run_example',
     'savings',

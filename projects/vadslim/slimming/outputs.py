@@ -12,8 +12,10 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
+from vadslim.analysis.pages import PAGE_FILES
 from vadslim.checkpoint import atomic_write
-from vadslim.pruning import Structure, optimizer_param_names, slice_optimizer_state
+from vadslim.hooks.structure_hook import differences
+from vadslim.pruning import Structure, optimizer_param_names, slice_optimizer_state, slice_state_dict
 from vadslim.slimming.network import Network, is_slim_config, quiet
 
 SLIM, ZEROED, STRUCTURE, REPORT = (
@@ -22,11 +24,12 @@ SLIM, ZEROED, STRUCTURE, REPORT = (
     'structure.json',
     'report.json',
 )
+AVERAGED = 'module.'  # before the names of an averaged model's tensors
 
 
 def output_names(config: Path) -> list[str]:
     """The names of all files that the pruning step may write for a config."""
-    return [SLIM, ZEROED, STRUCTURE, REPORT, f'{config.stem}_slim.py', f'{config.stem}_dense.py']
+    return [SLIM, ZEROED, STRUCTURE, REPORT, *PAGE_FILES, f'{config.stem}_slim.py', f'{config.stem}_dense.py']
 
 
 def slim_checkpoint(
@@ -57,8 +60,27 @@ def slim_checkpoint(
         if moments is not None:
             checkpoint['optimizer'] = moments
     if 'ema_state_dict' in source:
-        remarks.append('the averaged weights (ema_state_dict) are not carried over')
+        averaged = _slim_average(network, step, source['ema_state_dict'])
+        if averaged is None:
+            remarks.append('ema_state_dict dropped: it is of another network than state_dict')
+        else:
+            checkpoint['ema_state_dict'] = averaged
     return checkpoint, remarks
+
+
+def _slim_average(network: Network, step: Structure, state: Any) -> dict[str, Any] | None:
+    """The kept slices of what MMEngine's EMAHook stores, or None if they cannot be taken.
+
+    These are the tensors of an averaged model, ``module.*``, with its number of ``steps``; the hook puts the averages
+    into ``state_dict``, by which units are chosen, and the weights that it trains here.
+    """
+    if not isinstance(state, Mapping):
+        return None
+    weights = {name.removeprefix(AVERAGED): v for name, v in state.items() if name.startswith(AVERAGED)}
+    if differences(network.model, weights):
+        return None
+    others = {name: value for name, value in state.items() if not name.startswith(AVERAGED)}
+    return {**others, **{f'{AVERAGED}{name}': v for name, v in slice_state_dict(weights, step).items()}}
 
 
 def _slim_moments(network: Network, step: Structure, state: Any) -> tuple[dict[str, Any] | None, list[str]]:

@@ -233,7 +233,8 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
         check(network, slim, step)
         # without queries there are fewer outputs: nothing to compare
         compared = [group for group in groups if group.kind != 'query']
-        wrong = wrong_groups(network.model, compared, kept, small.run) if small else {}
+        units = {group.name: kept[group.name] for group in compared if group.name in kept}
+        wrong = wrong_groups(network.model, compared, units, small.run) if small else {}
         if wrong:
             why = next(iter(wrong.values()))
             raise UserError(

@@ -1,0 +1,326 @@
+"""What differs between two networks: structure files, slim checkpoints, dense checkpoints, in any pair.
+
+Reading (``read_side``), comparing (``compare``) and printing (``print_comparison``) know nothing of each other. All
+names and units count in the dense network, so that two slim networks are compared at what both have left of it, and
+a slim one with the dense one it was cut from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vadslim.checkpoint import CheckpointError, load_checkpoint
+from vadslim.pruning import EditError, Structure, StructureError, architecture_hash
+from vadslim.pruning.edits import Edits
+
+#: State that is no parameter, by the last part of its name.
+STATISTICS = ('running_mean', 'running_var', 'num_batches_tracked')
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two networks.
+
+    Attributes:
+        path: its file.
+        structure: what it has left of the dense network; None if it is dense.
+        state: dense name -> tensor; None of a structure file.
+    """
+
+    path: str
+    structure: Structure | None = None
+    state: Mapping[str, Tensor] | None = None
+    edits: Edits = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'edits', Edits(self.structure.edits if self.structure else []))
+
+    @property
+    def what(self) -> str:
+        if self.state is None:
+            return 'structure file'
+        return 'slim checkpoint' if self.structure else 'dense checkpoint'
+
+    @property
+    def architecture(self) -> str:
+        """The hash of the dense network."""
+        if self.structure is not None:
+            return self.structure.architecture_sha256
+        return architecture_hash(self.state or {})
+
+    def params(self) -> int | None:
+        """Number of parameters: values that are neither integers nor a norm's statistics, tied ones once."""
+        if self.state is None:
+            return None
+        counted = {_memory(value): value.numel() for name, value in self.state.items() if _is_parameter(name, value)}
+        return sum(counted.values())
+
+    def cut(self) -> int:
+        """Number of values that left the tensors which the structure names."""
+        if self.structure is None:
+            return 0
+        shapes = self.structure.shapes
+        return sum(math.prod(shape) - math.prod(self.structure.slim_shape(name)) for name, shape in shapes.items())
+
+    def names(self) -> Iterable[str]:
+        """The tensors that are known to be there."""
+        if self.state is not None:
+            return self.state
+        assert self.structure is not None
+        return [name for name in self.structure.tensors if self.edits.slim_name(name) is not None]
+
+    def dense_shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape in the dense network, None where only the other file can tell."""
+        if self.structure is not None and name in self.structure.shapes:
+            return self.structure.shapes[name]
+        return None if self.state is None or name not in self.state else tuple(self.state[name].shape)
+
+    def shape(self, name: str, dense: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """The shape here, ``dense`` being that in the dense network; None if the tensor is not there."""
+        if self.state is not None:
+            return tuple(self.state[name].shape) if name in self.state else None
+        assert self.structure is not None
+        if self.edits.slim_name(name) is None:
+            return None
+        return self.structure.slim_shape(name) if name in self.structure.tensors else dense
+
+    def positions(self, name: str) -> dict[int, list[int]]:
+        """dim -> kept positions, of the dims that were cut."""
+        return self.structure.tensors.get(name, {}) if self.structure else {}
+
+
+@dataclass(frozen=True)
+class GroupDifference:
+    """The units of one Group: how many each side keeps, and which only one of them.
+
+    ``overlap``: units that both keep over units that one of them keeps (Jaccard); None where the Groups are not of
+    the same size, and numbers of units mean nothing.
+    """
+
+    name: str
+    kind: str
+    num_units: int
+    kept: tuple[int, int]
+    only_a: list[int]
+    only_b: list[int]
+    overlap: float | None
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """One tensor: its shapes (None: not there), and how far its values are apart.
+
+    ``change``: ||b - a|| / max(||a||, ||b||) over the values that both have left, from 0 (equal) to 2 (opposite); None
+    where values are not known, share nothing, or are not finite (``finite`` is false then).
+    """
+
+    name: str
+    shapes: tuple[tuple[int, ...] | None, tuple[int, ...] | None]
+    change: float | None = None
+    finite: bool = True
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that two networks differ in, as plain data.
+
+    Attributes:
+        sides: ``path``, ``what``, ``architecture``, ``params``, ``tensors`` and ``cut`` of each.
+        same_architecture: whether both count in the same dense network.
+        groups: each Group that loses units in one of them.
+        missing: tensors that one of them does not have.
+        reshaped: tensors of different shape.
+        changed: tensors with other values, the largest change first.
+        compared: number of tensors whose values were compared.
+        attrs: 'module.attr' -> both values, None for 'as in the dense network'.
+        edits: those that only one has, and those of both.
+    """
+
+    sides: tuple[dict[str, Any], dict[str, Any]]
+    same_architecture: bool
+    groups: list[GroupDifference]
+    missing: list[TensorDifference]
+    reshaped: list[TensorDifference]
+    changed: list[TensorDifference]
+    compared: int
+    attrs: dict[str, tuple[int | None, int | None]]
+    edits: dict[str, list[dict[str, Any]]]
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing was found that differs."""
+        units = any(group.only_a or group.only_b for group in self.groups)
+        rest = (self.missing, self.reshaped, self.changed, self.attrs, self.edits['a'], self.edits['b'])
+        return self.same_architecture and not units and not any(rest)
+
+    def to_json(self) -> str:
+        return json.dumps({'format': 1, 'equal': self.equal, **asdict(self)}, indent=1, allow_nan=False)
+
+
+def read_side(path: str | Path) -> Side:
+    """Reads a structure file or a checkpoint, told apart by content.
+
+    Raises:
+        CheckpointError, StructureError: it is neither, or damaged; one line.
+    """
+    path = Path(path)
+    if path.is_file() and _is_json(path):
+        return Side(str(path), Structure.load(path))
+    checkpoint = load_checkpoint(path)
+    state = checkpoint.get('state_dict')
+    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
+        held = ', '.join(map(str, checkpoint)) or 'nothing'
+        raise CheckpointError(f'{path}: no structure file, and no checkpoint with a state_dict; it holds {held:.80}')
+    meta = checkpoint.get('meta')
+    data = meta.get('structure') if isinstance(meta, Mapping) else None
+    structure = None if data is None else Structure.from_dict(data, str(path))
+    edits = Edits(structure.edits if structure else [])
+    named = {name.removeprefix('module.'): value for name, value in state.items() if isinstance(value, Tensor)}
+    try:
+        return Side(str(path), structure, {edits.dense_name(name): value for name, value in named.items()})
+    except EditError as error:
+        raise StructureError(f'{path}: {error}') from None
+
+
+def _is_json(path: Path) -> bool:
+    with path.open('rb') as file:
+        return file.read(64).lstrip()[:1] in (b'{', b'[')
+
+
+def compare(a: Side, b: Side) -> Comparison:
+    """Finds what differs; pure."""
+    missing, reshaped, changed, compared = [], [], [], 0
+    for name in dict.fromkeys([*a.names(), *b.names()]):
+        dense = a.dense_shape(name) or b.dense_shape(name)
+        shapes = a.shape(name, dense), b.shape(name, dense)
+        if None in shapes:
+            missing.append(TensorDifference(name, shapes))
+            continue
+        pair = _shared_values(a, b, name)
+        change = None if pair is None else relative_change(*pair)
+        finite = change is None or math.isfinite(change)
+        difference = TensorDifference(name, shapes, change if finite else None, finite)
+        compared += change is not None
+        if shapes[0] != shapes[1]:
+            reshaped.append(difference)
+        if change:  # NaN is true as well
+            changed.append(difference)
+    changed.sort(key=lambda row: (row.finite, -(row.change or 0)))
+    return Comparison(
+        sides=(_summary(a), _summary(b)),
+        same_architecture=a.architecture == b.architecture,
+        groups=compare_groups(a.structure, b.structure),
+        missing=missing,
+        reshaped=reshaped,
+        changed=changed,
+        compared=compared,
+        attrs=_attrs(a.structure, b.structure),
+        edits=_edits(a.structure, b.structure),
+    )
+
+
+def compare_groups(a: Structure | None, b: Structure | None) -> list[GroupDifference]:
+    """The Groups that lose units in one of two structures; None is the dense network, which keeps all."""
+    of_a, of_b = (structure.groups if structure else {} for structure in (a, b))
+    rows = []
+    for name in dict.fromkeys([*of_a, *of_b]):
+        one, other = of_a.get(name), of_b.get(name)
+        known = one or other
+        assert known is not None
+        total = known['num_units']
+        kept_a, kept_b = (set(range(total)) if side is None else set(side['kept']) for side in (one, other))
+        alike = one is None or other is None or one['num_units'] == other['num_units']
+        rows.append(
+            GroupDifference(
+                name,
+                known['kind'],
+                total,
+                (len(kept_a), len(kept_b)),
+                sorted(kept_a - kept_b) if alike else [],
+                sorted(kept_b - kept_a) if alike else [],
+                len(kept_a & kept_b) / len(kept_a | kept_b) if alike else None,
+            )
+        )
+    return rows
+
+
+def relative_change(a: Tensor, b: Tensor) -> float:
+    """||b - a|| / max(||a||, ||b||) in float64; 0 for two zeros, NaN if something is not finite."""
+    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        same = a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())
+        return 0.0 if same else math.nan
+    if torch.equal(a, b):
+        return 0.0
+    a, b = a.double(), b.double()
+    return float((b - a).norm() / max(a.norm(), b.norm()))
+
+
+def _shared_values(a: Side, b: Side, name: str) -> tuple[Tensor, Tensor] | None:
+    """The values of a tensor at the positions that both have left; None where there are none to compare."""
+    if a.state is None or b.state is None:
+        return None
+    one, other = a.state[name], b.state[name]
+    if not (one.is_floating_point() and other.is_floating_point()):
+        return None
+    if a.edits.resamplings.get(name) != b.edits.resamplings.get(name):
+        return None  # grids of different size: a position here is none there
+    if not (a.positions(name) or b.positions(name)):
+        return (one, other) if one.shape == other.shape else None
+    if a.dense_shape(name) != b.dense_shape(name):
+        return None
+    for dim in a.positions(name).keys() | b.positions(name).keys():
+        of_a, of_b = (side.positions(name).get(dim) for side in (a, b))
+        of_a, of_b = of_a or list(range(one.shape[dim])), of_b or list(range(other.shape[dim]))
+        both = sorted(set(of_a) & set(of_b))
+        if not both:
+            return None
+        one, other = _take(one, dim, of_a, both), _take(other, dim, of_b, both)
+    return (one, other) if one.shape == other.shape else None
+
+
+def _take(tensor: Tensor, dim: int, positions: list[int], wanted: list[int]) -> Tensor:
+    """The slices of a cut tensor that stand at the wanted positions of the dense one."""
+    where = {position: index for index, position in enumerate(positions)}
+    return tensor.index_select(dim, torch.tensor([where[position] for position in wanted]))
+
+
+def _memory(value: Tensor) -> tuple[int, int, tuple[int, ...]]:
+    return value.untyped_storage().data_ptr(), value.storage_offset(), tuple(value.shape)
+
+
+def _is_parameter(name: str, value: Tensor) -> bool:
+    return value.is_floating_point() and name.rpartition('.')[2] not in STATISTICS
+
+
+def _summary(side: Side) -> dict[str, Any]:
+    return {
+        'path': side.path,
+        'what': side.what,
+        'architecture': side.architecture,
+        'params': side.params(),
+        'tensors': None if side.state is None else len(side.state),
+        'cut': side.cut(),
+    }
+
+
+def _attrs(a: Structure | None, b: Structure | None) -> dict[str, tuple[int | None, int | None]]:
+    of_a, of_b = (structure.attrs if structure else {} for structure in (a, b))
+    paths = dict.fromkeys([*of_a, *of_b])
+    return {path: (of_a.get(path), of_b.get(path)) for path in paths if of_a.get(path) != of_b.get(path)}
+
+
+def _edits(a: Structure | None, b: Structure | None) -> dict[str, list[dict[str, Any]]]:
+    of_a, of_b = (structure.edits if structure else [] for structure in (a, b))
+    return {
+        'a': [edit for edit in of_a if edit not in of_b],
+        'b': [edit for edit in of_b if edit not in of_a],
+        'both': [edit for edit in of_a if edit in of_b],
+    }

@@ -1,0 +1,148 @@
+"""``compare.py``: prints what differs between two networks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vadslim.analysis.compare import Comparison, TensorDifference, compare, read_side
+from vadslim.cli import Parser, at_least, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code: 0 compared, whatever was found; 2 a file that cannot be (one line)."""
+    try:
+        return run(_run, argv)
+    except SystemExit as stop:  # --help
+        return stop.code if isinstance(stop.code, int) else 0
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = Parser(
+        prog='compare.py',
+        description='Says what differs between two networks: units kept, tensors, their values, edits. Two slim '
+        'networks are compared at what both have left of the dense one.',
+        epilog='exit codes: 0 compared, 2 a file that cannot be read (one line says why), 130 interrupted',
+    )
+    for name in ('A', 'B'):
+        parser.add_argument(name, help='a structure.json, a slim checkpoint or a dense one')
+    parser.add_argument('--top', type=at_least(0), default=10, metavar='N', help='rows of each table (10)')
+    parser.add_argument('--json', action='store_true', help='all that was found, as JSON')
+    options = parser.parse_args(argv)
+    found = compare(read_side(options.A), read_side(options.B))
+    if options.json:
+        print(found.to_json())
+    else:
+        print_comparison(found, Console(width=None if sys.stdout.isatty() else 110), options.top)
+
+
+def print_comparison(found: Comparison, console: Console, top: int = 10) -> None:
+    """Prints the tables of a comparison.
+
+    Args:
+        found: the data.
+        console: where to.
+        top: rows of each table; what is left out is counted.
+    """
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
+    console.print(sides_table(found))
+    if found.equal:
+        values = f', and the values of {found.compared} tensors' if found.compared else ''
+        say(f'no difference: the same architecture, the same units{values}')
+        return
+    if not found.same_architecture:
+        say('different dense architectures: tensors are compared by name, and Groups where they have the same size')
+    groups = sorted(
+        (group for group in found.groups if group.only_a or group.only_b or group.overlap is None),
+        key=lambda group: -1 if group.overlap is None else group.overlap,
+    )
+    if groups:
+        title = f'Groups: {len(groups)} keep other units, {len(found.groups) - len(groups)} the same'
+        rows = (
+            (
+                group.name,
+                group.kind,
+                *map(str, group.kept),
+                str(group.num_units),
+                str(len(group.only_a)),
+                str(len(group.only_b)),
+                '-' if group.overlap is None else f'{group.overlap:.0%}',
+            )
+            for group in groups
+        )
+        _print_table(console, title, ('Group', 'kind', 'kept A', 'B', 'of', 'only A', 'only B', 'overlap'), rows, top)
+    elif found.groups:
+        say(f'Groups: all {len(found.groups)} that lose units keep the same ones')
+    _print_tensors(found, console, top)
+    for path, values in found.attrs.items():
+        say(f'{path}: {" -> ".join("as in the dense network" if v is None else str(v) for v in values)}')
+    for side in ('a', 'b'):
+        for edit in found.edits[side]:
+            say(f'edit only in {side.upper()}: {json.dumps(edit)}')
+    if found.edits['both']:
+        say(f'edits of both: {", ".join(json.dumps(edit) for edit in found.edits["both"])}')
+
+
+def sides_table(found: Comparison) -> Table:
+    """Both files: what they are, and how big."""
+    table = Table(title='Compared', title_justify='left')
+    for column in ('', 'A', 'B'):
+        table.add_column(column, overflow='fold')
+    a, b = found.sides
+    for key in ('path', 'what'):
+        table.add_row(key, escape(a[key]), escape(b[key]))
+    table.add_row('architecture', *(side['architecture'][:12] for side in found.sides))
+    for key, name in (('params', 'parameters'), ('tensors', 'tensors'), ('cut', 'values cut off')):
+        if a[key] is not None or b[key] is not None:
+            table.add_row(name, *('-' if side[key] is None else f'{side[key]:,}' for side in found.sides))
+    return table
+
+
+def _print_tensors(found: Comparison, console: Console, top: int) -> None:
+    for side, letter in enumerate('AB'):
+        names = [row.name for row in found.missing if row.shapes[side] is not None]
+        if names:
+            more = f' and {len(names) - top} more' if len(names) > top else ''
+            line = f'{len(names)} tensors only in {letter}: {", ".join(names[:top])}{more}'
+            console.print(line, markup=False, highlight=False)
+    if found.reshaped:
+        rows = ((row.name, *map(_shape, row.shapes), _change(row)) for row in found.reshaped)
+        columns = ('tensor', 'shape A', 'shape B', 'change of what both have')
+        _print_table(console, f'Reshaped: {len(found.reshaped)} tensors', columns, rows, top)
+    if found.changed:
+        title = f'Values: {len(found.changed)} of {found.compared} tensors changed; the largest relative changes'
+        _print_table(console, title, ('tensor', 'change'), ((row.name, _change(row)) for row in found.changed), top)
+    elif found.compared:
+        line = f'values: those that both have left are equal, in all {found.compared} tensors compared'
+        console.print(line, markup=False, highlight=False)
+
+
+def _print_table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], top: int) -> None:
+    rows = list(rows)
+    table = Table(title=title, title_justify='left')
+    for number, column in enumerate(columns):
+        table.add_column(column, justify='right' if number else 'left', overflow='fold')
+    for row in rows[:top]:
+        table.add_row(*map(escape, row))
+    console.print(table)
+    if len(rows) > top:
+        console.print(f'and {len(rows) - top} more (--top N)', highlight=False)
+
+
+def _shape(shape: Any) -> str:
+    return 'x'.join(map(str, shape)) or 'scalar'
+
+
+def _change(row: TensorDifference) -> str:
+    if not row.finite:
+        return 'not finite'
+    return '-' if row.change is None else f'{row.change:.2%}' if row.change >= 1e-4 else f'{row.change:.1e}'

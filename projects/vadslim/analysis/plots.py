@@ -1,0 +1,155 @@
+"""Pictures of a slimming, as PNG: widths of layers, where the costs went, curves over levels.
+
+Each function takes plain data and returns the file's bytes. Nothing here needs a screen or pyplot's global state.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vadslim.analysis.complexity import human
+from vadslim.analysis.layer_sizes import Belonging, LayerSize, PartSize
+
+BEFORE, AFTER, TEXT, LINES = '#c9d1da', '#12718f', '#1c2733', ('#12718f', '#c2571a', '#5b8c2a', '#8a4fa3', '#3c4f9e')
+DPI = 140
+
+
+def widths_picture(layers: Sequence[LayerSize], parts: Sequence[str]) -> bytes:
+    """The output width of each layer before and after, in the network's order; norms are as wide as what they follow.
+
+    Args:
+        layers: of ``layer_sizes``.
+        parts: of ``parts``; they are named under the layers, where there is room.
+    """
+    shown = [layer for layer in layers if 'Norm' not in layer.kind]
+    figure, axes = _figure(11, 4.4)
+    edges = range(len(shown) + 1)
+    for color, name, widths in (
+        (BEFORE, 'before', [layer.width_out_before for layer in shown]),
+        (AFTER, 'after', [layer.width_out_after for layer in shown]),
+    ):
+        axes.stairs(widths, edges, fill=True, color=color, label=name, linewidth=0)
+    axes.set_xlim(0, max(len(shown), 1))
+    axes.set_ylim(0, 1.08 * max((layer.width_out_before for layer in shown), default=1))
+    axes.set_ylabel('width (channels, features)')
+    axes.set_xticks([])
+    axes.grid(axis='y', color='#e4e8ec', linewidth=0.8)
+    axes.set_axisbelow(True)
+    _name_parts(axes, [layer.name for layer in shown], parts)
+    figure.suptitle(f'Width of {len(shown)} layers', x=0.01, ha='left', fontweight='bold')
+    figure.legend(*axes.get_legend_handles_labels(), loc='upper right', ncols=2, frameon=False)
+    return _png(figure)
+
+
+def _name_parts(axes: Any, layers: Sequence[str], parts: Sequence[str]) -> None:
+    """Borders between the parts of the network below the axis, and the names that fit."""
+    belongs = Belonging(parts)
+    runs: list[tuple[str, int, int]] = []
+    for number, layer in enumerate(layers):
+        part = belongs(layer)
+        if runs and runs[-1][0] == part:
+            runs[-1] = (part, runs[-1][1], number + 1)
+        else:
+            runs.append((part, number, number + 1))
+    room, last = len(layers) / 36, float('-inf')  # of a slanted label
+    below = axes.get_xaxis_transform()
+    for part, start, stop in runs:
+        axes.plot([start, start], [0, -0.03], color='#8a949e', linewidth=0.8, transform=below, clip_on=False)
+        middle = (start + stop) / 2
+        if part and middle - last >= room:
+            style = {'rotation': 28, 'ha': 'right', 'va': 'top', 'rotation_mode': 'anchor', 'fontsize': 8}
+            axes.text(middle, -0.04, short(part), transform=below, **style)
+            last = middle
+
+
+def title_of(parts: Sequence[str]) -> dict[str, str]:
+    """part -> what it is called; one that others were taken out of is the rest of it."""
+    divided = {part for part in parts if part and any(other.startswith(f'{part}.') for other in parts)}
+    return {part: f'{part}, the rest' if part in divided else part or 'the rest' for part in parts}
+
+
+def short(name: str, most: int = 30) -> str:
+    """The end of a long dotted name."""
+    return name if len(name) <= most else f'…{name[1 - most :]}'
+
+
+def parts_picture(parts: Sequence[PartSize], cost: str) -> bytes:
+    """Where a cost went: a bar before and after for each part of the network that has half a per cent of it.
+
+    Args:
+        parts: of ``part_sizes``.
+        cost: 'params', 'macs' or 'ms'; every part has it.
+    """
+    title = {'params': 'Parameters', 'macs': 'MACs', 'ms': 'Milliseconds by part, in other runs'}[cost]
+    names = title_of([part.name for part in parts])
+    rows = [(names[part.name], *getattr(part, cost)) for part in parts]
+    totals = [sum(row[side] for row in rows) for side in (1, 2)]
+    rows = [row for row in rows if max(row[1:]) > 0.005 * max(totals)]
+    longest = max((max(before, after) for _, before, after in rows), default=1) or 1
+    height = 0.6 + 0.46 * max(len(rows), 1)
+    figure, axes = _figure(5.6, height, layout=None)
+    axes.set_position((0.015, 0.0, 0.97, 1 - 0.4 / height))
+    for number, (name, before, after) in enumerate(rows):
+        axes.barh(number, before, height=0.36, color=BEFORE)
+        axes.barh(number, after, height=0.36, color=AFTER)
+        left = f' ({after / before:.0%})' if before else ''
+        numbers = f'{_value(before, cost)} → {_value(after, cost)}{left}'
+        axes.text(0, number - 0.26, short(name, 40), va='bottom', fontsize=9)
+        axes.text(longest, number - 0.26, numbers, va='bottom', ha='right', fontsize=9)
+    axes.set_ylim(max(len(rows), 1) - 0.7, -0.75)
+    axes.set_xlim(0, longest)
+    axes.axis('off')
+    of_all = f'{_value(totals[0], cost)} → {_value(totals[1], cost)}'
+    figure.suptitle(f'{title}: {of_all}', x=0.015, y=1 - 0.1 / height, ha='left', fontweight='bold')
+    return _png(figure)
+
+
+def _value(number: float, cost: str) -> str:
+    return f'{number:.1f}' if cost == 'ms' else human(number)
+
+
+def levels_picture(levels: Sequence[Mapping[str, float | None]]) -> bytes:
+    """Curves over the levels of an iterative pruning, each in per cent of its first value.
+
+    Args:
+        levels: name -> value of each level, the network before the first one included; None is 'not measured'.
+    """
+    figure, axes = _figure(7, 4)
+    names = dict.fromkeys(name for level in levels for name in level)
+    for number, name in enumerate(names):
+        points = [(x, value) for x, level in enumerate(levels) if (value := level.get(name)) is not None]
+        if len(points) < 2 or not points[0][1]:
+            continue
+        xs, ys = [x for x, _ in points], [100 * value / points[0][1] for _, value in points]
+        marker = 'osD^v'[number % 5]
+        axes.plot(xs, ys, color=LINES[number % len(LINES)], marker=marker, label=name)
+    axes.set_xticks(range(len(levels)))
+    axes.set_xlabel('level')
+    axes.set_ylabel('% of the network before')
+    axes.set_ylim(bottom=0)
+    axes.grid(color='#e4e8ec', linewidth=0.8)
+    axes.legend(frameon=False)
+    figure.suptitle('Level by level', x=0.01, ha='left', fontweight='bold')
+    return _png(figure)
+
+
+def _figure(width: float, height: float, layout: str | None = 'constrained') -> tuple[Any, Any]:
+    """A figure of inches with one pair of axes, without the borders that say nothing."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    axes = figure.subplots()
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.tick_params(colors=TEXT)
+    return figure, axes
+
+
+def _png(figure: Any) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    file = io.BytesIO()
+    figure.savefig(file, format='png', metadata={'Software': None})
+    return file.getvalue()

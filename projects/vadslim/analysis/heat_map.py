@@ -59,7 +59,7 @@ def draw_heat_map(
         axes.set_yticks(range(len(rows)), rows if number == 0 else [], fontsize=7)
         axes.tick_params(length=0)
         for (row, column), change in np.ndenumerate(changes):
-            strong = abs(float(norm(np.clip(change, -1, 1))) - 0.5) > 0.32
+            strong = abs(change) > 0.2  # the colour is dark
             axes.text(column, row, percent(change), color='white' if strong else 'black', **_CENTRED)
     if image is not None:
         axes = figure.add_axes((left / width, 0.5 / height, min(3.0, width - left - 0.3) / width, 0.12 / height))

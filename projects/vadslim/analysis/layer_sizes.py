@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
@@ -246,9 +246,9 @@ def part_times(
 
 
 @contextmanager
-def _watched(model: nn.Module, belongs: Belonging, device: torch.device) -> Iterator[Counter[str]]:
-    """Books the time that passes on the part that is running; ``Counter`` of seconds."""
-    seconds: Counter[str] = Counter()
+def _watched(model: nn.Module, belongs: Belonging, device: torch.device) -> Iterator[defaultdict[str, float]]:
+    """Books the time that passes, in seconds, on the part that is running."""
+    seconds: defaultdict[str, float] = defaultdict(float)
     running, since = [''], [now(device)]
 
     def book() -> None:

@@ -132,7 +132,7 @@ def to_csv(rows: Sequence[LayerSize]) -> str:
     return text.getvalue()
 
 
-def parts(modules: Mapping[str, tuple[int, int]], most: int = 12, share: float = 0.2) -> list[str]:
+def parts(modules: Mapping[str, tuple[int, int]], most: int = 16, share: float = 0.2) -> list[str]:
     """The names of the parts: the biggest modules are divided until none is too big, but for their small children.
 
     A module belongs to the part with the longest name that is a prefix of its own; '' is all that is left.

@@ -109,35 +109,37 @@ def test_another_recipe_needs_overwrite(sweep, folder):
     assert sweep('--ratios', '0.5', '--samples', '3', '--overwrite')[3][-3:] == ['5'] * 3
 
 
-def units(folder, name='pruned'):
-    groups = Structure.load(folder / name / 'structure.json').groups
-    return {group.split('_')[0]: len(of['kept']) for group, of in groups.items()}
+RULES = [
+    (('--max-increase', '75%', '--metrics', 'error'), {'dead': 2, 'alive': 2}),
+    (('--max-increase', '1.2', '--metrics', 'error'), {'dead': 2, 'alive': 2}),  # 2.5 units: 2
+    (('--max-increase', '0.5', '--metrics', 'val*'), {'dead': 2, 'alive': 4}),
+    (('--max-increase', '0.2', '--metrics', 'value', '--smaller-is-better', 'value'), {'dead': 2, 'alive': 4}),
+    (('--max-increase', '0'), {'dead': 2}),
+    (('--target-params', '90%', '--metrics', 'error'), {'dead': 2}),  # what costs nothing goes first
+    (('--target-params', '75%', '--metrics', 'error'), {'dead': 2, 'alive': 1}),  # and then one unit of 4 parameters
+]
 
 
-@pytest.mark.parametrize(
-    ('ways', 'expected'),
-    [
-        (('--max-increase', '75%', '--metrics', 'error'), {'dead': 2, 'alive': 6}),
-        (('--max-increase', '1.2', '--metrics', 'error'), {'dead': 2, 'alive': 6}),  # 2.5 units: 2
-        (('--max-increase', '0.5', '--metrics', 'val*'), {'dead': 2, 'alive': 4}),
-        (('--max-increase', '0.2', '--metrics', 'value', '--smaller-is-better', 'value'), {'dead': 2, 'alive': 4}),
-        (('--max-increase', '0'), {'dead': 2}),
-        (('--target-params', '90%', '--metrics', 'error'), {'dead': 2}),  # what costs nothing goes first
-        (
-            ('--target-params', '75%', '--metrics', 'error'),
-            {'dead': 2, 'alive': 7},
-        ),  # and then one unit of 4 parameters
-    ],
-)
-def test_the_pruning_takes_the_rules(sweep, command, folder, ways, expected):
-    code, out, err, _ = sweep('--ratios', '0.25', '0.5', '--to-rules', 'rules.json', *ways)
+def test_rules(sweep, folder):
+    for ways, expected in RULES:
+        code, out, err, ledger = sweep('--ratios', '0.25', '0.5', '--to-rules', 'rules.json', *ways)
+        assert code == 0, err
+        assert 'analysis_struct.py net.py random --rules rules.json' in out
+        found = json.loads((folder / 'rules.json').read_text())
+        assert found['default'] == 0
+        sizes = {'dead': 4, 'alive': 8}
+        removed = {rule['pattern'].split('_')[0]: rule['ratio'] for rule in found['rules']}
+        assert {name: ratio * sizes[name] for name, ratio in removed.items()} == expected, ways
+        assert len(ledger) == 5  # measured once, whatever is made of it
+
+
+def test_the_pruning_takes_the_rules(sweep, command, folder):
+    assert sweep('--ratios', '0.25', '0.5', '--to-rules', 'rules.json', *RULES[0][0])[0] == 0
+    code, _, err = command('net.py', 'random', '--rules', 'rules.json', '--latency', '0', '--output-dir', 'pruned')
     assert code == 0, err
-    assert 'analysis_struct.py net.py random --rules rules.json' in out
-    code, _, err = command(
-        'net.py', 'random', '--rules', 'rules.json', '--latency', '0', '--output-dir', folder / 'pruned'
-    )
-    assert code == 0, err
-    assert units(folder) == expected
+    groups = Structure.load(folder / 'pruned' / 'structure.json').groups
+    kept = {name.split('_')[0]: group['kept'] for name, group in groups.items()}
+    assert kept['alive'] == [2, 3, 4, 5, 6, 7] and len(kept['dead']) == 2
 
 
 @pytest.mark.parametrize(

@@ -293,7 +293,7 @@ def _take(tensor: Tensor, dim: int, positions: list[int], wanted: list[int]) -> 
 
 
 def _memory(value: Tensor) -> tuple[int, int, tuple[int, ...]]:
-    return value.untyped_storage().data_ptr(), value.storage_offset(), tuple(value.shape)
+    return value.untyped_storage().data_ptr(), int(value.storage_offset()), tuple(value.shape)
 
 
 def _is_parameter(name: str, value: Tensor) -> bool:

@@ -83,8 +83,9 @@ def print_comparison(found: Comparison, console: Console, top: int = 10) -> None
     elif found.groups:
         say(f'Groups: all {len(found.groups)} that lose units keep the same ones')
     _print_tensors(found, console, top)
-    for path, values in found.attrs.items():
-        say(f'{path}: {" -> ".join("as in the dense network" if v is None else str(v) for v in values)}')
+    if found.attrs:
+        numbers = ((path, *('dense' if v is None else str(v) for v in values)) for path, values in found.attrs.items())
+        _print_table(console, f'Numbers: {len(found.attrs)} differ', ('attribute', 'A', 'B'), numbers, top)
     for side in ('a', 'b'):
         for edit in found.edits[side]:
             say(f'edit only in {side.upper()}: {json.dumps(edit)}')
@@ -145,4 +146,6 @@ def _shape(shape: Any) -> str:
 def _change(row: TensorDifference) -> str:
     if not row.finite:
         return 'not finite'
-    return '-' if row.change is None else f'{row.change:.2%}' if row.change >= 1e-4 else f'{row.change:.1e}'
+    if not row.change:
+        return '-' if row.change is None else 'none'
+    return f'{row.change:.2%}' if row.change >= 1e-4 else f'{row.change:.1e}'

@@ -41,7 +41,8 @@ def draw_heat_map(
 
     left = 0.3 + 0.068 * max(map(len, rows), default=0)
     top, bottom, gap = 0.75, 0.95, 0.15
-    size = max(len(columns) * CELL[0], 1.45), len(rows) * CELL[1]  # of a panel; its title needs some width
+    heading = 0.07 * max(map(len, panels), default=0)
+    size = max(len(columns) * CELL[0], heading), len(rows) * CELL[1]  # of a panel
     width = left + len(panels) * (size[0] + gap) + 0.15
     width, height = max(width, left + 3.4, 0.25 + 0.075 * len(title)), top + size[1] + bottom
     figure = Figure(figsize=(width, height), facecolor='white')
@@ -59,7 +60,7 @@ def draw_heat_map(
         axes.set_yticks(range(len(rows)), rows if number == 0 else [], fontsize=7)
         axes.tick_params(length=0)
         for (row, column), change in np.ndenumerate(changes):
-            strong = abs(float(norm(np.clip(change, -1, 1))) - 0.5) > 0.32
+            strong = abs(change) > 0.09  # the colour is dark
             axes.text(column, row, percent(change), color='white' if strong else 'black', **_CENTRED)
     if image is not None:
         axes = figure.add_axes((left / width, 0.5 / height, min(3.0, width - left - 0.3) / width, 0.12 / height))

@@ -148,7 +148,7 @@ th button:focus-visible { outline: 2px solid var(--after) }
 th[aria-sort=ascending] button::after { content: ' \\25B2' }
 th[aria-sort=descending] button::after { content: ' \\25BC' }
 .name { text-align: left; white-space: normal; min-width: 11rem; font-size: .82rem; overflow-wrap: anywhere }
-td.name { position: sticky; left: 0; background: #fff }
+@media (max-width: 40rem) { td.name { position: sticky; left: 0; background: #fff } }
 .kind { text-align: left }
 .grow { min-width: 7rem }
 .plain { width: auto }

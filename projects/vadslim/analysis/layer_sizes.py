@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
@@ -132,7 +132,7 @@ def to_csv(rows: Sequence[LayerSize]) -> str:
     return text.getvalue()
 
 
-def parts(modules: Mapping[str, tuple[int, int]], most: int = 12, share: float = 0.2) -> list[str]:
+def parts(modules: Mapping[str, tuple[int, int]], most: int = 16, share: float = 0.2) -> list[str]:
     """The names of the parts: the biggest modules are divided until none is too big, but for their small children.
 
     A module belongs to the part with the longest name that is a prefix of its own; '' is all that is left.
@@ -246,9 +246,9 @@ def part_times(
 
 
 @contextmanager
-def _watched(model: nn.Module, belongs: Belonging, device: torch.device) -> Iterator[Counter[str]]:
-    """Books the time that passes on the part that is running; ``Counter`` of seconds."""
-    seconds: Counter[str] = Counter()
+def _watched(model: nn.Module, belongs: Belonging, device: torch.device) -> Iterator[defaultdict[str, float]]:
+    """Books the time that passes, in seconds, on the part that is running."""
+    seconds: defaultdict[str, float] = defaultdict(float)
     running, since = [''], [now(device)]
 
     def book() -> None:

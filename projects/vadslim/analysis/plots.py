@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from vadslim.analysis.complexity import human
 from vadslim.analysis.layer_sizes import Belonging, LayerSize, PartSize
@@ -135,7 +135,7 @@ def levels_picture(levels: Sequence[Mapping[str, float | None]]) -> bytes:
     return _png(figure)
 
 
-def _figure(width: float, height: float, layout: str | None = 'constrained') -> tuple[Any, Any]:
+def _figure(width: float, height: float, layout: Literal['constrained'] | None = 'constrained') -> tuple[Any, Any]:
     """A figure of inches with one pair of axes, without the borders that say nothing."""
     from matplotlib.figure import Figure
 

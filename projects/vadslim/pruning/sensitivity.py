@@ -259,15 +259,15 @@ def measure(
     found, done = start, 0
     total = count_unknown(start, todo)
     for point in todo:
-        metrics = found.known(point)
-        if metrics is None:
-            metrics = evaluate(point)
-            done += 1
-            progress(point, metrics, done, total)
-        elif any((row.group, row.ratio) == (point.group, point.ratio) for row in found.rows):
+        if any((row.group, row.ratio) == (point.group, point.ratio) for row in found.rows):
             continue
+        known = found.known(point)
+        metrics = evaluate(point) if known is None else known
         found = found.plus(point, metrics)
         keep(found)
+        if known is None:
+            done += 1
+            progress(point, metrics, done, total)
     return found
 
 

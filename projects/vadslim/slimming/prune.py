@@ -26,6 +26,8 @@ from vadslim.analysis import (
     measure_in_turn,
     print_report,
 )
+from vadslim.analysis.layer_sizes import layers_and_parts
+from vadslim.analysis.pages import write_pages
 from vadslim.checkpoint import atomic_write, save_checkpoint
 from vadslim.cli import UserError
 from vadslim.pruning import (
@@ -38,6 +40,7 @@ from vadslim.pruning import (
     slice_state_dict,
     wrong_groups,
 )
+from vadslim.pruning.edits import Edits
 from vadslim.pruning.importance import Scores
 from vadslim.slimming.elementwise import element_sets, prune_elements
 from vadslim.slimming.network import Network, examples, load_network, read_config
@@ -302,6 +305,11 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
     )
     with atomic_write(out / REPORT) as file:
         file.write(report.to_json())
+    with clock('drawing'):
+        run = example.run if example and times[0] else None
+        rename = Edits(slimmed.step.edits).slim_name
+        layers, sizes = layers_and_parts(network.model, slimmed.slim, before, after, run, options.latency, rename)
+        outputs += write_pages(out, report, layers, sizes)
     print_report(report, clock.console)
     result = {'params': [report.before.params, report.after.params]}
     if before and after:

@@ -162,7 +162,7 @@ def table_of(columns: Mapping[str, Mapping[str, float]], network: Mapping[str, A
 
 def tiny_table(report: Mapping[str, Any]) -> Table:
     """Cost of the full-size network before and after."""
-    table = Table(title=f'VAD-tiny, full size, {report["example"]}', title_justify='left')
+    table = Table()
     for column in ('', 'dense', 'slim', 'left'):
         table.add_column(column, justify='right' if column else 'left')
     before, after = report['before'], report['after']
@@ -296,6 +296,8 @@ def _demo(argv: Sequence[str]) -> None:
 
     network = json.loads((slim / 'report.json').read_text())
     console.print(table_of(metrics, network))
-    console.print(tiny_table(json.loads((out / 'vad_tiny' / 'report.json').read_text())))
+    tiny = json.loads((out / 'vad_tiny' / 'report.json').read_text())
+    console.print(f'VAD-tiny, full size, {tiny["example"]}', style='italic')
+    console.print(tiny_table(tiny))
     console.print(f'picture of the plans: {picture}', highlight=False)
     console.print(f'whole demonstration: {(time.monotonic() - start) / 60:.1f} minutes', highlight=False)

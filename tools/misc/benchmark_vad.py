@@ -8,8 +8,11 @@ By default VAD-tiny at full size, 6 x 384 x 640.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+
+from vadslim.cli import run
 
 DEFAULT = Path(__file__).resolve().parents[2] / 'configs' / 'VAD' / 'VAD_tiny_stage_2.py'
 # Row of the table -> patterns of module names.
@@ -36,19 +39,20 @@ ROWS = {
 }
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config', nargs='?', default=str(DEFAULT), help='config file (default: VAD_tiny_stage_2.py)')
     parser.add_argument('--repeats', type=int, default=5, help='frames that are timed (default: 5)')
     parser.add_argument('--threads', type=int, help="torch's threads on the CPU")
     parser.add_argument('--device', default='cpu', help='cpu or cuda')
     parser.add_argument('--structure', metavar='FILE', help='structure file of a slim network')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     for name, path in (('config', args.config), ('--structure', args.structure)):
         if path and not Path(path).is_file():
             parser.error(f'{name}: there is no file {path}')
-    if args.repeats < 1:
-        parser.error(f'--repeats {args.repeats}: at least 1 is needed')
+    for name, number in (('--repeats', args.repeats), ('--threads', args.threads)):
+        if number is not None and number < 1:
+            parser.error(f'{name} {number}: at least 1 is needed')
 
     import torch
     from mmengine import Config
@@ -57,6 +61,7 @@ def main() -> int:
     from rich.table import Table
 
     from vadslim.analysis import count, find_example, measure_modules
+    from vadslim.hooks import SlimModel
     from vadslim.registry import MODELS
 
     if args.device.startswith('cuda') and not torch.cuda.is_available():
@@ -66,10 +71,7 @@ def main() -> int:
     cfg = Config.fromfile(args.config)
     init_default_scope(cfg.get('default_scope', 'mmdet3d'))
     torch.manual_seed(0)
-    if args.structure:
-        model = MODELS.build({'type': 'SlimModel', 'architecture': cfg.model, 'structure': args.structure})
-    else:
-        model = MODELS.build(cfg.model)
+    model = SlimModel(cfg.model, args.structure) if args.structure else MODELS.build(cfg.model)
     model = model.to(args.device).eval()
     example = find_example(model, cfg)
     complexity = count(model, example.run)
@@ -93,4 +95,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(main))

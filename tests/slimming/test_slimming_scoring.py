@@ -69,7 +69,7 @@ def test_two_processes_prune_as_one(command, folder):
     assert command('toy.py', 'random', *TAYLOR, '--output-dir', 'one')[0] == 0
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(vadslim.__file__).parents[1])}
     launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
-    line = [*launcher, '-m', 'vadslim.slimming.cli', 'toy.py', 'random', *TAYLOR, '--output-dir', 'two']
+    line = [*launcher, '-m', 'vadslim.slimming', 'toy.py', 'random', *TAYLOR, '--output-dir', 'two']
     result = subprocess.run(line, env=env, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     one, two = ((folder / name / 'structure.json').read_text() for name in ('one', 'two'))

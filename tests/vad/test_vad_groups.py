@@ -219,3 +219,10 @@ def test_a_slim_network_trains(model: VAD, groups: list[Group], ratio: float, ta
     moved = {name for name, p in slim.named_parameters() if not torch.equal(p, before[name])}
     assert torch.isfinite(total)
     assert moved == {name for name, p in slim.named_parameters() if p.requires_grad}
+
+
+def test_a_backbone_that_trains_may_lose_channels_everywhere() -> None:
+    groups = find_groups(build_random('VAD_nano_synthetic', {}), example_frames(IMAGE_HW, 1))
+    backbone = {group.name: group.protected for group in groups if group.name.startswith('img_backbone')}
+    assert 'img_backbone.conv1.channels' in backbone
+    assert not any(backbone.values()), backbone

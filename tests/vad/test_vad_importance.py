@@ -9,10 +9,10 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from vadslim.nuscenes_data import converter
 from vadslim.pruning import Activation, Hessian, PatternError, PlanningTaylor, Taylor, find_groups
 from vadslim.registry import MODELS
 from vadslim.slimming.batches import loss_batches
-from vadslim.vad.datasets import converter
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'VAD' / 'VAD_nano_synthetic.py'
 

@@ -226,7 +226,8 @@ def image_traces(model: VAD, example: Any) -> list[Trace]:
     """Backbone and neck, with one small image; the declared image stream reads the neck's output."""
 
     def run(child: VAD) -> Any:
+        like = next(child.img_backbone.parameters())  # not passed to an operation: its channels would be tied to it
         image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-        return child.img_neck(child.img_backbone(image.to(next(child.img_backbone.parameters()))))
+        return child.img_neck(child.img_backbone(image.to(like.device, like.dtype)))
 
     return [Trace('', run)]

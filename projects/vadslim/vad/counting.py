@@ -36,21 +36,25 @@ def vad_example(model: VAD, cfg: Any, small: bool) -> Example:
     """The second frame of ``example_frames``; the view of the first is replaced by noise of the same size.
 
     Nothing that follows depends on the contents of a view or an image: every map vector takes part, masked or not.
+    All channels of the noise are equal, so that a network with fewer of them is given the same; and the view is not
+    among the outputs, as its width is the network's own.
     """
     height, width = SMALL_HW if small else image_hw(cfg)
     (_, (first,)), (inputs, (sample,)) = example_frames((height, width), 2)
-    noise = torch.randn(1, *model.pts_bbox_head.bev_embedding.weight.shape, generator=torch.Generator().manual_seed(0))
+    cells = model.pts_bbox_head.bev_embedding.weight.shape[0]
+    noise = torch.randn(1, cells, 1, generator=torch.Generator().manual_seed(0))
 
     def run(network: VAD) -> dict[str, Tensor]:
         view = network.pts_bbox_head.bev_embedding.weight  # it may be narrower and have fewer cells by now
         network.prev_frame_info = {
-            'prev_bev': noise[:, : view.shape[0], : view.shape[1]].to(view),
+            'prev_bev': noise[:, : view.shape[0]].repeat(1, 1, view.shape[1]).to(view),
             'scene_token': sample.metainfo['scene_token'],
             'prev_pos': first.metainfo['can_bus'][:3].copy(),
             'prev_angle': float(first.metainfo['can_bus'][-1]),
         }
         outputs = network({'img': inputs['img'].to(view)}, [sample.clone()], mode='tensor')
         network.reset_history()
+        del outputs['bev_embed']
         return outputs
 
     return Example(run, f'6 x {height} x {width}, batch 1, with a previous view, all map vectors')

@@ -27,20 +27,26 @@ def test_a_mistake_found_by_a_data_loading_worker_is_one_line(workers, capfd):
     assert capfd.readouterr().err.strip().splitlines()[-1] == 'error: a.jpg: not a readable image'
 
 
+def state():
+    return signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook
+
+
 def test_the_process_is_left_as_it_was(capsys):
-    before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    before = state()
 
     def main(argv):
-        assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) != before
+        assert all(now is not then for now, then in zip(state(), before, strict=True))
         raise cli.UserError('no')
 
     assert cli.run(main, []) == 2
-    assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
+    assert state() == before
 
 
 LOST = """
-import os, signal, sys, time, weakref
+import multiprocessing, os, signal, sys, time, weakref
 from vadslim import cli
+
+child = multiprocessing.Process(target=time.sleep, args=[60])
 
 def main(argv):
     box = {1, 2}
@@ -49,12 +55,74 @@ def main(argv):
         time.sleep(1)
     mark = weakref.ref(box, dying)
     del box  # what its callback raises is dropped
+    child.start()
     time.sleep(30)
 
-sys.exit(cli.run(main))
+code = cli.run(main)
+child.join(5)
+sys.exit(code if child.exitcode == -9 else 1)
 """
 
 
 def test_an_interrupt_that_python_drops_comes_again():
     done = subprocess.run([sys.executable, '-c', LOST], capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stderr) == (130, 'interrupted\n')
+
+
+TWICE = """
+import multiprocessing, os, signal, sys, time
+from vadslim import cli
+
+def children():  # torchrun passes Ctrl-C on and sends SIGTERM at once
+    os.kill(os.getpid(), signal.SIGTERM)
+    return [child]
+
+def main(argv):
+    multiprocessing.active_children = children
+    os.kill(os.getpid(), signal.SIGINT)
+
+child = multiprocessing.Process(target=time.sleep, args=[60])
+child.start()
+code = cli.run(main)
+child.join()
+sys.exit(code if child.exitcode == -9 else 1)
+"""
+
+
+def test_a_second_signal_does_not_save_the_children_from_the_first():
+    done = subprocess.run([sys.executable, '-c', TWICE], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (130, 'interrupted\n')
+
+
+LOADING = """
+import os, signal, sys
+from unittest import mock
+import torch
+from torch.utils.data import DataLoader
+from vadslim import cli
+
+def end(*args, **options):  # as if the signal came in the midst of it
+    os.kill(os.getpid(), signal.{name})
+
+def main(argv):
+    with mock.patch('{place}', end):
+        for _ in DataLoader(torch.ones(10000, 100), num_workers=1):
+            pass
+
+sys.exit(cli.run(main))
+"""
+
+
+@pytest.mark.parametrize('name, code, words', [('SIGINT', 130, 'interrupted\n'), ('SIGTERM', 143, '')])
+@pytest.mark.parametrize(
+    'place',
+    [
+        'multiprocessing.connection.answer_challenge',  # the worker waits for it, to hand over a tensor
+        'multiprocessing.reduction.recv_handle',  # the worker sends one
+        'torch.utils.data.dataloader._utils.signal_handling._set_SIGCHLD_handler',  # the loader is half made
+    ],
+)
+def test_a_signal_amid_loading_has_no_other_words(name, code, words, place):
+    program = LOADING.format(name=name, place=place)
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (code, words)

@@ -5,12 +5,15 @@ is a fault of ours and keeps its traceback.
 """
 
 import argparse
+import contextlib
+import gc
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
@@ -40,14 +43,19 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     Returns:
         The exit code for ``sys.exit``.
     """
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main:
-        terminate = signal.signal(signal.SIGTERM, _stop)  # torchrun stops its workers so: let them close their files
-    hook, sys.unraisablehook = sys.unraisablehook, _repeat_interrupt
+    with _stoppable():
+        return _call(main, sys.argv[1:] if argv is None else argv)
+
+
+def _call(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
     try:
-        return main(sys.argv[1:] if argv is None else argv) or 0
+        return main(argv) or 0
     except KeyboardInterrupt:
         return _interrupted()
+    except SystemExit as end:  # --help, SIGTERM
+        if end.code is not None and not isinstance(end.code, int):
+            raise
+        return end.code or 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it does not raise again
         return 141
@@ -58,10 +66,6 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
             raise
         _complain(_line(error))
         return 2
-    finally:
-        sys.unraisablehook = hook
-        if in_main:
-            signal.signal(signal.SIGTERM, terminate or signal.SIG_DFL)
 
 
 def say(line: str) -> None:
@@ -105,16 +109,44 @@ def _was_interrupted(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _repeat_interrupt(lost: Any) -> None:
-    """Send a Ctrl-C again that Python has dropped: it does when it forks a data-loading worker or an object dies."""
-    if lost.exc_type is KeyboardInterrupt:
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-    else:
-        sys.__unraisablehook__(lost)
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Answer Ctrl-C and SIGTERM (torchrun's word to its workers: they close their files) with an exception, and
+    with no other words: data-loading workers that lose their reader would each print a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stopped: list[int] = []
+    busy = threading.Event()
 
+    def stop(signum: int, frame: object) -> None:
+        if busy.is_set():  # a second signal amid the first one's loop
+            return
+        busy.set()
+        stopped.append(signum)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise for each worker that ends
+        for child in multiprocessing.active_children():
+            child.kill()
+        busy.clear()
+        raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(128 + signum)
 
-def _stop(signum: int, frame: object) -> None:
-    raise SystemExit(128 + signum)
+    def drop(lost: Any) -> None:  # what Python cannot raise: it forks a worker just now, or an object dies
+        if not stopped:
+            sys.__unraisablehook__(lost)
+        elif lost.exc_type in (KeyboardInterrupt, SystemExit):
+            threading.Timer(0.1, os.kill, (os.getpid(), stopped[0])).start()
+
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook, sys.unraisablehook = sys.unraisablehook, drop
+    try:
+        yield
+    finally:
+        if stopped:
+            gc.collect()  # half-made loaders complain when they die
+        sys.unraisablehook = hook
+        for number, handler in handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 # --- arguments ----------------------------------------------------------------------------------------------

@@ -17,10 +17,7 @@ from vadslim.cli import Parser, at_least, run
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0 compared, whatever was found; 2 a file that cannot be (one line)."""
-    try:
-        return run(_run, argv)
-    except SystemExit as stop:  # --help
-        return stop.code if isinstance(stop.code, int) else 0
+    return run(_run, argv)
 
 
 def _run(argv: Sequence[str]) -> None:

@@ -11,10 +11,7 @@ from vadslim.slimming.options import Options, parse
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0 done, 2 a user's mistake (one line), 130 interrupted."""
-    try:
-        return run(_run, argv)
-    except SystemExit as stop:  # --help
-        return stop.code if isinstance(stop.code, int) else 0
+    return run(_run, argv)
 
 
 def _run(argv: Sequence[str]) -> int:

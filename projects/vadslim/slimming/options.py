@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ class Options:
         target: ('params', 'macs' or 'latency', what it may be), or None.
         latency_table: file of measured times of layers; None is the user's cache.
         latency_backend: what a latency target is for.
+        keep_layers: ``NAME=0,2`` texts: the layers of a stack that stay.
+        bev_size: ``50x50``: the new size of the model's grid, or of the one named by ``NAME=50x50``.
+        recalibrate_bn: batches of training data by which batch norms are measured anew; 0: they are not.
         cfg_options: ``key=value`` texts, not yet parsed.
     """
 
@@ -50,6 +54,9 @@ class Options:
     target: tuple[str, str] | None = None
     latency_table: Path | None = None
     latency_backend: str = 'pytorch'
+    keep_layers: tuple[str, ...] = ()
+    bev_size: str | None = None
+    recalibrate_bn: int = 0
     targets: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
     round_to: int = 1
@@ -114,6 +121,31 @@ def build_parser() -> argparse.ArgumentParser:
         default='pytorch',
         help='what runs the layers (pytorch)',
     )
+    add = parser.add_argument_group('layers and grid, before any units').add_argument
+    add(
+        '--keep-layers',
+        type=_layers,
+        nargs='+',
+        default=[],
+        metavar='NAME=0,2',
+        help='only these layers of a stack stay, counted from 0 (decoder=0,2)',
+    )
+    add(
+        '--bev-size',
+        '--grid-size',
+        type=_size,
+        dest='bev_size',
+        metavar='50x50',
+        help="a coarser bird's-eye view (rows x columns) over the same range; any model's grid: NAME=50x50",
+    )
+    add = parser.add_argument_group('after slimming').add_argument
+    add(
+        '--recalibrate-bn',
+        type=at_least(1),
+        default=0,
+        metavar='N',
+        help='measure the statistics of batch norms anew on N batches of the training data',
+    )
     add = parser.add_argument_group('where to').add_argument
     add('--output-dir', type=Path, default=Path('pruned_models'), metavar='DIR', help='(./pruned_models)')
     add('--dry-run', action='store_true', help='print what would go, write nothing')
@@ -175,6 +207,9 @@ def parse(argv: Sequence[str]) -> Options:
         target=target,
         latency_table=given.latency_table,
         latency_backend=given.latency_backend,
+        keep_layers=tuple(given.keep_layers),
+        bev_size=given.bev_size,
+        recalibrate_bn=given.recalibrate_bn,
         targets=tuple(given.targets),
         protect=tuple(given.protect),
         round_to=given.round_to,
@@ -211,6 +246,18 @@ def _allocation(given: argparse.Namespace) -> str | dict[str, Any]:
     from vadslim.pruning import load_rules
 
     return load_rules(given.rules)
+
+
+def _layers(text: str) -> str:
+    if not re.fullmatch(r'[^=]+=\d+(,\d+)*', text, re.ASCII):
+        raise argparse.ArgumentTypeError(f'{text} is not NAME=0,2: a stack of layers, and those of them that stay')
+    return text
+
+
+def _size(text: str) -> str:
+    if not re.fullmatch(r'([^=]+=)?\d+(x\d+){0,2}', text, re.ASCII):
+        raise argparse.ArgumentTypeError(f'{text} is not a size: 50x50, rows and columns, or NAME=50x50')
+    return text
 
 
 def check_file(path: Path, what: str) -> None:

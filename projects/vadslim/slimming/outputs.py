@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def _slim_moments(network: Network, step: Structure, state: Any) -> tuple[dict[s
     return slice_optimizer_state(state, names, step, shapes)
 
 
-def write_config(path: Path, source: Path, cfg: Config, changed: bool, ratio: float) -> list[Path]:
+def write_config(path: Path, source: Path, cfg: Config, changed: bool, lost: Sequence[str]) -> list[Path]:
     """Writes the config that builds, trains and tests the slim network; it inherits the original one.
 
     Args:
@@ -109,7 +109,7 @@ def write_config(path: Path, source: Path, cfg: Config, changed: bool, ratio: fl
         source: of the original config.
         cfg: what it contains, with ``--cfg-options``.
         changed: there were such options; the new config then inherits a full copy that has them.
-        ratio: for the header.
+        lost: what the network has lost, lines for the header.
 
     Returns:
         The other files that it needs.
@@ -122,10 +122,11 @@ def write_config(path: Path, source: Path, cfg: Config, changed: bool, ratio: fl
         others.append(base)
     architecture = '_base_.model.architecture' if is_slim_config(cfg) else '_base_.model'
     imports = dict(cfg.get('custom_imports') or {'allow_failed_imports': False})
+    newline = '\n'  # no place for it in an expression of an f-string before Python 3.12
     imports['imports'] = list(dict.fromkeys([*_listed(imports.get('imports')), 'vadslim.hooks']))
     with atomic_write(path) as file:
         file.write(
-            f'''"""{source.name} without {ratio:.0%} of its units; {STRUCTURE} says which.
+            f'''"""{source.name} without {newline.join(lost)}; {STRUCTURE} says which.
 
 Test it with:   python tools/test.py {path.name} {SLIM}
 Train it with:  python tools/train.py {path.name}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from vadslim.analysis.pages import write_pages
 from vadslim.checkpoint import atomic_write, save_checkpoint
 from vadslim.cli import UserError
 from vadslim.pruning import (
+    Cost,
     Group,
     PatternError,
     Structure,
@@ -42,14 +43,18 @@ from vadslim.pruning import (
 )
 from vadslim.pruning.edits import Edits
 from vadslim.pruning.importance import Scores
+from vadslim.slimming.edits import Edited, apply_edits, dense_names
 from vadslim.slimming.elementwise import element_sets, prune_elements
 from vadslim.slimming.network import Network, examples, load_network, read_config
+from vadslim.slimming.norms import recalibrate_norms, recalibration_batches
 from vadslim.slimming.options import Options
 from vadslim.slimming.outputs import REPORT, SLIM, STRUCTURE, ZEROED, output_names, slim_checkpoint, write_config
 from vadslim.slimming.savings import with_savings
 from vadslim.slimming.scoring import Scored, build_pruner, find, needs_data, score
 from vadslim.slimming.targets import Search, find_cost
 from vadslim.stages import Step, StepError, open_step
+
+LATER = ('keep_layers', 'bev_size', 'recalibrate_bn')  # settings that stand in a recipe only where they are used
 
 
 @dataclass
@@ -77,17 +82,19 @@ class Slimmed:
     """A network and what slimming made of it, in memory.
 
     Attributes:
+        edited: the network with what left of it before any units.
         slim: the smaller network.
         structure: what it has left of the dense architecture.
         step: what it has left of ``network.model``; the same unless that was slim already.
-        groups: of ``network.model``.
+        groups: of the edited network.
         kept: units per Group.
         rows: what happens to every Group.
         ratio: the fraction that was removed, asked for or found.
         search: what a target led to.
+        notes: lines for the report.
     """
 
-    network: Network
+    edited: Edited
     slim: nn.Module
     structure: Structure
     step: Structure
@@ -96,10 +103,46 @@ class Slimmed:
     rows: list[GroupRow]
     ratio: float
     search: Search | None = None
+    notes: tuple[str, ...] = ()
 
-    def rows_with_savings(self, counted: Complexity | None) -> list[GroupRow]:
-        """The rows with what each Group saves, of parameters and of the counted operations."""
-        return with_savings(self.rows, self.groups, self.kept, self.ratio, self.network.model, counted)
+    @property
+    def network(self) -> Network:
+        """What was slimmed."""
+        return self.edited.before
+
+    def report(
+        self,
+        options: Options,
+        example: Example | None,
+        before: Measured,
+        after: Measured,
+        edited: Complexity | None,
+        seconds: Mapping[str, float],
+        notes: Sequence[str],
+    ) -> Report:
+        """Everything that is said of it.
+
+        Args:
+            options: the command's arguments.
+            example: what was counted, if anything was.
+            before, after: the networks.
+            edited: the operations of the edited one.
+            seconds: of what was done.
+            notes: further lines.
+        """
+        edits = self.edited.rows(before.complexity, edited)
+        return Report(
+            _settings(options),
+            example.label if example else '',
+            before,
+            replace(after, complexity=dense_names(after.complexity, self.step)),
+            with_savings(self.rows, self.groups, self.kept, self.ratio, self.edited.network.model, edited),
+            seconds,
+            [*self.edited.lines(edits), *self.notes, *notes],
+            self.search.outcome if self.search else None,
+            edits,
+            self.edited.changes,
+        )
 
 
 def is_done(options: Options) -> bool:
@@ -130,16 +173,15 @@ def prune(options: Options, device: str, console: Console, scores: Scores | None
         clock = Clock(console)
         slimmed = slim_network(options, device, clock, scores)
         _, example, why_not = examples(slimmed.network)
-        before, after = _counts(slimmed, example, clock)
-        report = Report(
-            _settings(options),
-            example.label if example else '',
+        before, edited, after = _counts(slimmed, example, clock)
+        report = slimmed.report(
+            options,
+            example,
             Measured(count_params(slimmed.network.model), before),
             Measured(count_params(slimmed.slim), after),
-            slimmed.rows_with_savings(before),
+            edited,
             clock.seconds,
             [f'not counted: {why_not}'] if why_not else [],
-            slimmed.search.outcome if slimmed.search else None,
         )
         print_report(report, console, every_group=True)
         console.print('dry run: nothing was written')
@@ -199,6 +241,7 @@ def _settings(options: Options) -> dict[str, Any]:
         'protect': list(options.protect),
         'round_to': options.round_to,
         'seed': options.seed,
+        **{name: value for name in LATER if (value := getattr(options, name))},
     }
 
 
@@ -206,7 +249,14 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
     """Builds, plans, slims and checks; writes nothing."""
     with clock('building the network'):
         network = load_network(options.config, options.cfg_options, options.checkpoint, options.seed, device)
+    batches = recalibration_batches(options, network, clock.console)  # first: what is missing is told at once
     small, example, _ = examples(network)
+    if options.keep_layers or options.bev_size:
+        with clock('layers and grid'):
+            edited = apply_edits(options, network, small)
+    else:
+        edited = Edited(network, network)
+    network = edited.network
     with clock('finding what can go'):
         groups = find(options, network)
     pruner = build_pruner(options)
@@ -217,11 +267,12 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
         pruner.importance = Scored(scores)
     if options.target:
         with clock('what it costs'):
-            table, backend, repeats = options.latency_table, options.latency_backend, options.latency or 3
-            cost = find_cost(options.target[0], network.model, example, clock.console, table, backend, repeats=repeats)
+            costs = [_cost(options, model, example, clock.console) for model in edited.models]
     with clock('choosing'):
         try:
-            found = Search.of(pruner, network.model, groups, cost, *options.target) if options.target else None
+            found = None
+            if options.target:
+                found = Search.of(pruner, network.model, groups, costs[0], *options.target, *costs[1:])
             kept = found.solution.kept if found else pruner.plan(network.model, groups)
         except PatternError as error:
             raise UserError(f'--{error}') from None
@@ -230,10 +281,10 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
         ]
     with clock('slimming'):
         step = make_structure(network.model, groups, kept)
-        structure = compose(network.structure, step) if network.structure else step
-        slim = resize(network.model, step)
+        slim, whole_step = resize(network.model, step), edited.then(step)
+        structure = compose(network.structure, whole_step) if network.structure else whole_step
     with clock('checking'):
-        check(network, slim, step)
+        check(edited.before, slim, whole_step)
         # without queries there are fewer outputs: nothing to compare
         compared = [group for group in groups if group.kind != 'query']
         units = {group.name: kept[group.name] for group in compared if group.name in kept}
@@ -246,8 +297,19 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
             )
     if found:
         clock.console.print(found.line, highlight=False, markup=False)
-    ratio = found.solution.ratio if found else pruner.ratio
-    return Slimmed(network, slim, structure, step, groups, kept, rows, ratio, found)
+    ratio, notes = found.solution.ratio if found else pruner.ratio, []
+    if batches is not None:
+        with clock('recalibrating batch norms'):
+            notes = recalibrate_norms(slim, batches, 'ema_state_dict' in network.checkpoint)
+    elif options.recalibrate_bn:
+        notes = ['--recalibrate-bn: not in a dry run']
+    return Slimmed(edited, slim, structure, whole_step, groups, kept, rows, ratio, found, tuple(notes))
+
+
+def _cost(options: Options, model: nn.Module, example: Example | None, console: Console) -> Cost:
+    assert options.target is not None
+    table, backend, repeats = options.latency_table, options.latency_backend, options.latency or 3
+    return find_cost(options.target[0], model, example, console, table, backend, repeats=repeats)
 
 
 def check(network: Network, slim: nn.Module, step: Structure) -> None:
@@ -282,7 +344,7 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
             options.config,
             network.cfg,
             bool(options.cfg_options),
-            slimmed.ratio,
+            [f'{slimmed.ratio:.0%} of its units', *slimmed.edited.names],
         )
         if options.unstructured_ratio is not None:
             notes += _write_zeroed(network, options.unstructured_ratio, out / ZEROED)
@@ -290,18 +352,17 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
     _, example, why_not = examples(network)
     if why_not:
         notes.append(f'MACs and latency are not measured: {why_not}')
-    before, after = _counts(slimmed, example, clock)
+    before, edited, after = _counts(slimmed, example, clock)
     times = _latencies(slimmed, example, options.latency, clock)
     size = options.checkpoint.stat().st_size if options.checkpoint else None
-    report = Report(
-        _settings(options),
-        example.label if example else '',
+    report = slimmed.report(
+        options,
+        example,
         Measured(count_params(network.model), before, times[0], size),
         Measured(count_params(slimmed.slim), after, times[1], (out / SLIM).stat().st_size),
-        slimmed.rows_with_savings(before),
+        edited,
         clock.seconds,
         notes,
-        slimmed.search.outcome if slimmed.search else None,
     )
     with atomic_write(out / REPORT) as file:
         file.write(report.to_json())
@@ -326,12 +387,19 @@ def _write_zeroed(network: Network, ratio: float, path: Path) -> list[str]:
     return [f'{path.name}: {line}' for line in lines]
 
 
-def _counts(slimmed: Slimmed, example: Example | None, clock: Clock) -> tuple[Complexity | None, Complexity | None]:
+def _counts(
+    slimmed: Slimmed, example: Example | None, clock: Clock
+) -> tuple[Complexity | None, Complexity | None, Complexity | None]:
+    """Operations of the network before, after edits, and after all."""
     if example is None:
-        return None, None
+        return None, None, None
     with clock('counting'):
-        before = slimmed.search.counted if slimmed.search else None
-        return before or count(slimmed.network.model, example.run), count(slimmed.slim, example.run)
+        before, edited = slimmed.search.counted if slimmed.search else (None, None)
+        before = before or count(slimmed.network.model, example.run)
+        if slimmed.edited.step is None:
+            edited = before
+        edited = edited or count(slimmed.edited.network.model, example.run)
+        return before, edited, count(slimmed.slim, example.run)
 
 
 def _latencies(

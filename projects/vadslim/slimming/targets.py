@@ -76,25 +76,37 @@ class Search:
     Attributes:
         solution: the plan and its ratio.
         cost: what it limits.
+        whole: the same of the network before layers and grid were edited, of which fractions are; None without edits.
     """
 
     solution: Solution
     cost: Cost
+    whole: Cost | None = None
 
     @classmethod
     def of(
-        cls, pruner: StructuredPruner, model: nn.Module, groups: Sequence[Group], cost: Cost, kind: str, goal: str
+        cls,
+        pruner: StructuredPruner,
+        model: nn.Module,
+        groups: Sequence[Group],
+        cost: Cost,
+        kind: str,
+        goal: str,
+        whole: Cost | None = None,
     ) -> Search:
         """Searches for the smallest ratio that reaches a goal; arguments as for ``StructuredPruner.search``."""
         try:
-            return cls(pruner.search(model, groups, cost, goal), cost)
+            found = pruner.search(model, groups, cost, goal, whole=whole.dense if whole else None)
+            return cls(found, cost, whole)
         except TargetError as error:
             raise UserError(f'--target-{kind}: {str(error).partition(": ")[2]}') from None
 
     @property
-    def counted(self) -> Complexity | None:
-        """What ``count`` said of the network before this step, if the search asked it."""
-        return self.cost.counted if isinstance(self.cost, Macs) else None
+    def counted(self) -> tuple[Complexity | None, Complexity | None]:
+        """What ``count`` said of the network before this step, and after edits, if the search asked it."""
+        costs = self.whole or self.cost, self.cost
+        before, edited = (cost.counted if isinstance(cost, Macs) else None for cost in costs)
+        return before, edited
 
     @property
     def outcome(self) -> dict[str, Any]:

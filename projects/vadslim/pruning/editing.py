@@ -357,8 +357,7 @@ def check_edit(
             stay are compared; all others have the same shapes for both depths.
         groups: Its Groups, if units leave too.
         kept: Group name -> kept units.
-        rtol: Allowed difference, relative to the largest magnitude of each output.
-        double: In float64; otherwise as the network is.
+        rtol, double: Allowed difference, relative to the largest magnitude of each output; and whether in float64.
 
     Returns:
         The largest relative difference.

@@ -6,7 +6,7 @@ Layers and cells leave first; units are found, scored and removed in what is lef
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from vadslim.analysis.complexity import human
 from vadslim.cli import UserError
 from vadslim.pruning import (
     EditError,
+    Group,
     ProofError,
     Structure,
     check_edit,
@@ -75,8 +76,15 @@ class Edited:
         return [_in_words(edit) for edit in self.each]
 
     def then(self, step: Structure) -> Structure:
-        """What is left of ``before.model`` after a further step."""
-        return compose(self.step, step) if self.step else step
+        """What is left of ``before.model`` after a further step with Groups that are ``named``."""
+        if self.step is None:
+            return step
+        return replace(compose(self.step, replace(step, groups={})), groups=step.groups)
+
+    def named(self, groups: Sequence[Group]) -> list[Group]:
+        """Groups of the edited network under the names that they had before: layers got other numbers."""
+        rename = Edits(self.step.edits if self.step else []).dense_name
+        return [replace(group, name=rename(group.name)) for group in groups]
 
     def rows(self, before: Complexity | None, after: Complexity | None) -> list[EditRow]:
         """What each edit saves; all together they save what the edited network has less.
@@ -99,7 +107,7 @@ class Edited:
         lines = []
         for row in rows:
             macs = '' if row.macs_saved is None else f', -{human(row.macs_saved)} MACs'
-            lines.append(f'{row.what}: -{human(row.params_saved)} parameters{macs}')
+            lines.append(f'{row.what}, -{human(row.params_saved)} parameters{macs}')
         if self.changes:
             shown = ', '.join(f'{name or "output"} {change:.2g}' for name, change in self.changes.items())
             lines.append(f'these edits alone change the outputs of a small example by (relative norm): {shown}')
@@ -208,9 +216,10 @@ def _in_words(edit: Edit) -> str:
         kept = ', '.join(map(str, edit.kept))
         return f'{edit.layers}: {len(edit.kept)} of {edit.num_layers} layers stay ({kept})'
     assert isinstance(edit, Grid)
-    largest = max(edit.tensors.values(), key=lambda r: (len(r.sizes[0]), r.sizes[0]))
+    name, largest = max(edit.tensors.items(), key=lambda item: len(item[1].sizes[0]))
     before, after = ('x'.join(map(str, largest.sizes[end])) for end in (0, -1))
-    return f'grid {before} -> {after} ({", ".join(edit.tensors)} resampled)'
+    more = f' and {len(edit.tensors) - 1} more' if len(edit.tensors) > 1 else ''
+    return f'grid {before} -> {after}: {name}{more} resampled'
 
 
 def _params_saved(edit: Edit, model: nn.Module) -> int:

@@ -109,7 +109,7 @@ def write_config(path: Path, source: Path, cfg: Config, changed: bool, lost: Seq
         source: of the original config.
         cfg: what it contains, with ``--cfg-options``.
         changed: there were such options; the new config then inherits a full copy that has them.
-        lost: what the network has lost, lines for the header.
+        lost: what the network has lost, for the header: units, and a line per edit.
 
     Returns:
         The other files that it needs.
@@ -122,12 +122,12 @@ def write_config(path: Path, source: Path, cfg: Config, changed: bool, lost: Seq
         others.append(base)
     architecture = '_base_.model.architecture' if is_slim_config(cfg) else '_base_.model'
     imports = dict(cfg.get('custom_imports') or {'allow_failed_imports': False})
-    newline = '\n'  # no place for it in an expression of an f-string before Python 3.12
+    edits = ''.join(f'\n{line}' for line in lost[1:]) + '\n' * bool(lost[1:])
     imports['imports'] = list(dict.fromkeys([*_listed(imports.get('imports')), 'vadslim.hooks']))
     with atomic_write(path) as file:
         file.write(
-            f'''"""{source.name} without {newline.join(lost)}; {STRUCTURE} says which.
-
+            f'''"""{source.name} without {lost[0]}; {STRUCTURE} says which.
+{edits}
 Test it with:   python tools/test.py {path.name} {SLIM}
 Train it with:  python tools/train.py {path.name}
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class Slimmed:
         slim: the smaller network.
         structure: what it has left of the dense architecture.
         step: what it has left of ``network.model``; the same unless that was slim already.
-        groups: of the edited network.
+        groups: of the edited network, named as before.
         kept: units per Group.
         rows: what happens to every Group.
         ratio: the fraction that was removed, asked for or found.
@@ -120,16 +120,7 @@ class Slimmed:
         seconds: Mapping[str, float],
         notes: Sequence[str],
     ) -> Report:
-        """Everything that is said of it.
-
-        Args:
-            options: the command's arguments.
-            example: what was counted, if anything was.
-            before, after: the networks.
-            edited: the operations of the edited one.
-            seconds: of what was done.
-            notes: further lines.
-        """
+        """Everything that is said of it; ``edited``: the operations of the edited network, if they were counted."""
         edits = self.edited.rows(before.complexity, edited)
         return Report(
             _settings(options),
@@ -251,14 +242,11 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
         network = load_network(options.config, options.cfg_options, options.checkpoint, options.seed, device)
     batches = recalibration_batches(options, network, clock.console)  # first: what is missing is told at once
     small, example, _ = examples(network)
-    if options.keep_layers or options.bev_size:
-        with clock('layers and grid'):
-            edited = apply_edits(options, network, small)
-    else:
-        edited = Edited(network, network)
+    with clock('layers and grid') if options.keep_layers or options.bev_size else nullcontext():
+        edited = apply_edits(options, network, small)
     network = edited.network
     with clock('finding what can go'):
-        groups = find(options, network)
+        groups = edited.named(find(options, network))
     pruner = build_pruner(options)
     if needs_data(options):
         if scores is None:
@@ -394,12 +382,10 @@ def _counts(
     if example is None:
         return None, None, None
     with clock('counting'):
-        before, edited = slimmed.search.counted if slimmed.search else (None, None)
-        before = before or count(slimmed.network.model, example.run)
-        if slimmed.edited.step is None:
-            edited = before
-        edited = edited or count(slimmed.edited.network.model, example.run)
-        return before, edited, count(slimmed.slim, example.run)
+        known = (slimmed.search.counted, slimmed.search.counted_whole) if slimmed.search else (None, None)
+        models = zip(known, slimmed.edited.models)
+        edited, *others = (found or count(model, example.run) for found, model in models)
+        return others[0] if others else edited, edited, count(slimmed.slim, example.run)
 
 
 def _latencies(

@@ -102,11 +102,14 @@ class Search:
             raise UserError(f'--target-{kind}: {str(error).partition(": ")[2]}') from None
 
     @property
-    def counted(self) -> tuple[Complexity | None, Complexity | None]:
-        """What ``count`` said of the network before this step, and after edits, if the search asked it."""
-        costs = self.whole or self.cost, self.cost
-        before, edited = (cost.counted if isinstance(cost, Macs) else None for cost in costs)
-        return before, edited
+    def counted(self) -> Complexity | None:
+        """What ``count`` said of the network that units leave from, if the search asked it."""
+        return self.cost.counted if isinstance(self.cost, Macs) else None
+
+    @property
+    def counted_whole(self) -> Complexity | None:
+        """What it said of the network before edits."""
+        return self.whole.counted if isinstance(self.whole, Macs) else None
 
     @property
     def outcome(self) -> dict[str, Any]:

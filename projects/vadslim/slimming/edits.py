@@ -186,18 +186,18 @@ def _grid(model: nn.Module, text: str) -> Grid:
 
 def _check_depth(model: nn.Module, edits: list[Depth], run: Run) -> None:
     """Refuses layers without which the network is not what it is with the identity in their place."""
-    if not edits:
-        return
-    data = [edit.to_dict() for edit in edits]
-    try:
+    data, why = [edit.to_dict() for edit in edits], ''
+    for double, rtol in ((True, RTOL), (False, RTOL_FLOAT32)) if edits else ():
         try:
-            check_edit(model, data, run, rtol=RTOL)
-        except ProofError:
-            raise
-        except Exception:  # the network's own code may know float32 only
-            check_edit(model, data, run, rtol=RTOL_FLOAT32, double=False)
-    except ProofError as error:
-        raise UserError(f'--keep-layers: {error}; these layers cannot leave') from None
+            check_edit(model, data, run, rtol=rtol, double=double)
+            return
+        except ProofError as error:
+            raise UserError(f'--keep-layers: {error}; these layers cannot leave') from None
+        except Exception as error:  # with the identity in their place; the network's code may know float32 only
+            why = ' '.join(f'{error}'.split())[:200]
+    if why:
+        names = ', '.join(edit.layers for edit in edits)
+        raise UserError(f'--keep-layers: {names}: it does not run without them ({why}); these layers cannot leave')
 
 
 def _said(model: nn.Module, run: Run) -> Any:

@@ -194,7 +194,7 @@ def _check_depth(model: nn.Module, edits: list[Depth], run: Run) -> None:
         except ProofError as error:
             raise UserError(f'--keep-layers: {error}; these layers cannot leave') from None
         except Exception as error:  # with the identity in their place; the network's code may know float32 only
-            why = ' '.join(f'{error}'.split())[:200]
+            why = ' '.join(f'{error}'.split())[:200] or type(error).__name__
     if why:
         names = ', '.join(edit.layers for edit in edits)
         raise UserError(f'--keep-layers: {names}: it does not run without them ({why}); these layers cannot leave')

@@ -288,7 +288,7 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
     ratio, notes = found.solution.ratio if found else pruner.ratio, []
     if batches is not None:
         with clock('recalibrating batch norms'):
-            notes = recalibrate_norms(slim, batches, 'ema_state_dict' in network.checkpoint)
+            notes = recalibrate_norms(slim, batches, edited.before, whole_step)
     elif options.recalibrate_bn:
         notes = ['--recalibrate-bn: not in a dry run']
     return Slimmed(edited, slim, structure, whole_step, groups, kept, rows, ratio, found, tuple(notes))

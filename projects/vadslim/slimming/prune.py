@@ -9,29 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from rich.console import Console
 from torch import nn
 
 from vadslim.analysis import (
     Complexity,
-    Example,
     GroupRow,
-    Latency,
     Measured,
     Report,
-    count,
     count_params,
-    measure_in_turn,
     print_report,
 )
-from vadslim.analysis.layer_sizes import layers_and_parts
-from vadslim.analysis.pages import write_pages
-from vadslim.checkpoint import atomic_write, save_checkpoint
+from vadslim.checkpoint import save_checkpoint
 from vadslim.cli import UserError
 from vadslim.pruning import (
     Group,
+    Level,
     PatternError,
     Structure,
     compose,
@@ -40,15 +34,15 @@ from vadslim.pruning import (
     slice_state_dict,
     wrong_groups,
 )
-from vadslim.pruning.edits import Edits
 from vadslim.pruning.importance import Scores
 from vadslim.slimming.elementwise import element_sets, prune_elements
 from vadslim.slimming.network import Network, examples, load_network, read_config
 from vadslim.slimming.options import Options
-from vadslim.slimming.outputs import REPORT, SLIM, STRUCTURE, ZEROED, output_names, slim_checkpoint, write_config
+from vadslim.slimming.outputs import SLIM, STRUCTURE, ZEROED, output_names, slim_checkpoint, write_config
+from vadslim.slimming.reporting import counts, write_report
 from vadslim.slimming.savings import with_savings
 from vadslim.slimming.scoring import Scored, build_pruner, find, needs_data, score
-from vadslim.slimming.targets import Search, find_cost
+from vadslim.slimming.targets import Search, find_cost, goal_now
 from vadslim.stages import Step, StepError, open_step
 
 
@@ -130,9 +124,9 @@ def prune(options: Options, device: str, console: Console, scores: Scores | None
         clock = Clock(console)
         slimmed = slim_network(options, device, clock, scores)
         _, example, why_not = examples(slimmed.network)
-        before, after = _counts(slimmed, example, clock)
+        before, after = counts(slimmed, example, clock)
         report = Report(
-            _settings(options),
+            settings(options),
             example.label if example else '',
             Measured(count_params(slimmed.network.model), before),
             Measured(count_params(slimmed.slim), after),
@@ -172,7 +166,7 @@ def _in_use(folder: Path) -> bool:
 
 def _open(options: Options, cfg: Config, overwrite: bool) -> Step | None:
     """The step's folder. None where it holds another recipe's results that may be overwritten: not yet."""
-    recipe = {**_settings(options), 'resolved': cfg.to_dict()}
+    recipe = {**settings(options), 'resolved': cfg.to_dict()}
     if options.checkpoint:
         del recipe['checkpoint']  # its content counts
     inputs = {'checkpoint': options.checkpoint} if options.checkpoint else {}
@@ -184,7 +178,23 @@ def _open(options: Options, cfg: Config, overwrite: bool) -> Step | None:
         return None
 
 
-def _settings(options: Options) -> dict[str, Any]:
+def open_levels(options: Options) -> Step:
+    """The folder of several levels: the report of the whole goes there.
+
+    Raises:
+        StepError: it cannot be used.
+    """
+    whole = {'mode': options.mode, 'epochs': options.epochs, 'limits': [str(limit) for limit in options.limits]}
+    recipe = {**settings(options), **whole, 'distill': options.distill is not None}
+    recipe['resolved'] = read_config(options.config, options.cfg_options).to_dict()
+    if options.checkpoint:
+        del recipe['checkpoint']  # its content counts
+    inputs = {'checkpoint': options.checkpoint} if options.checkpoint else {}
+    leaves = output_names(options.config)
+    return open_step(options.output_dir, 'pruning in levels', recipe, inputs, options.overwrite, leaves)
+
+
+def settings(options: Options) -> dict[str, Any]:
     """What was asked for, for the report; and, but for the checkpoint's name, what the result depends on."""
     return {
         'config': options.config.name,
@@ -199,6 +209,8 @@ def _settings(options: Options) -> dict[str, Any]:
         'protect': list(options.protect),
         'round_to': options.round_to,
         'seed': options.seed,
+        **({'level': options.turn.number, 'schedule': options.schedule} if options.turn else {}),
+        'levels': options.levels,
     }
 
 
@@ -209,7 +221,7 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
     small, example, _ = examples(network)
     with clock('finding what can go'):
         groups = find(options, network)
-    pruner = build_pruner(options)
+    pruner = build_pruner(options, network.structure)
     if needs_data(options):
         if scores is None:
             with clock('scoring'):
@@ -221,7 +233,10 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
             cost = find_cost(options.target[0], network.model, example, clock.console, table, backend, repeats=repeats)
     with clock('choosing'):
         try:
-            found = Search.of(pruner, network.model, groups, cost, *options.target) if options.target else None
+            found = None
+            if options.target:
+                kind, goal = options.target[0], goal_now(options, cost)
+                found = Search.of(pruner, network.model, groups, cost, kind, goal)
             kept = found.solution.kept if found else pruner.plan(network.model, groups)
         except PatternError as error:
             raise UserError(f'--{error}') from None
@@ -247,6 +262,8 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
     if found:
         clock.console.print(found.line, highlight=False, markup=False)
     ratio = found.solution.ratio if found else pruner.ratio
+    if isinstance(pruner.allocation, Level):
+        ratio = pruner.allocation.so_far(ratio)
     return Slimmed(network, slim, structure, step, groups, kept, rows, ratio, found)
 
 
@@ -271,7 +288,7 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
     """
     out, network = options.output_dir, slimmed.network
     notes: list[str] = []
-    outputs = [out / SLIM, out / STRUCTURE, config_path, out / REPORT]
+    outputs = [out / SLIM, out / STRUCTURE, config_path]
     with clock('writing'):
         checkpoint, remarks = slim_checkpoint(network, slimmed.slim, slimmed.step, slimmed.structure)
         notes += remarks
@@ -287,34 +304,13 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
         if options.unstructured_ratio is not None:
             notes += _write_zeroed(network, options.unstructured_ratio, out / ZEROED)
             outputs += [out / ZEROED] if (out / ZEROED).exists() else []
-    _, example, why_not = examples(network)
-    if why_not:
-        notes.append(f'MACs and latency are not measured: {why_not}')
-    before, after = _counts(slimmed, example, clock)
-    times = _latencies(slimmed, example, options.latency, clock)
-    size = options.checkpoint.stat().st_size if options.checkpoint else None
-    report = Report(
-        _settings(options),
-        example.label if example else '',
-        Measured(count_params(network.model), before, times[0], size),
-        Measured(count_params(slimmed.slim), after, times[1], (out / SLIM).stat().st_size),
-        slimmed.rows_with_savings(before),
-        clock.seconds,
-        notes,
-        slimmed.search.outcome if slimmed.search else None,
-    )
-    with atomic_write(out / REPORT) as file:
-        file.write(report.to_json())
-    with clock('drawing'):
-        run = example.run if example and times[0] else None
-        rename = Edits(slimmed.step.edits).slim_name
-        layers, sizes = layers_and_parts(network.model, slimmed.slim, before, after, run, options.latency, rename)
-        outputs += write_pages(out, report, layers, sizes)
-    print_report(report, clock.console)
+    files = [options.checkpoint, out / SLIM]
+    asked = settings(options) | ({'ratio_so_far': round(slimmed.ratio, 6)} if options.turn else {})
+    report, others = write_report(out, slimmed, asked, files, clock, notes, options.latency)
     result = {'params': [report.before.params, report.after.params]}
-    if before and after:
-        result['macs'] = [before.macs, after.macs]
-    return outputs, result
+    if report.before.complexity and report.after.complexity:
+        result['macs'] = [report.before.complexity.macs, report.after.complexity.macs]
+    return outputs + others, result
 
 
 def _write_zeroed(network: Network, ratio: float, path: Path) -> list[str]:
@@ -324,23 +320,3 @@ def _write_zeroed(network: Network, ratio: float, path: Path) -> list[str]:
     state, lines = prune_elements(network.model, ratio)
     save_checkpoint({'meta': dict(network.checkpoint.get('meta') or {}), 'state_dict': state}, path)
     return [f'{path.name}: {line}' for line in lines]
-
-
-def _counts(slimmed: Slimmed, example: Example | None, clock: Clock) -> tuple[Complexity | None, Complexity | None]:
-    if example is None:
-        return None, None
-    with clock('counting'):
-        before = slimmed.search.counted if slimmed.search else None
-        return before or count(slimmed.network.model, example.run), count(slimmed.slim, example.run)
-
-
-def _latencies(
-    slimmed: Slimmed, example: Example | None, repeats: int, clock: Clock
-) -> tuple[Latency | None, Latency | None]:
-    if example is None or not repeats:
-        return None, None
-    with clock('timing'):
-        device = next((p.device for p in slimmed.slim.parameters()), torch.device('cpu'))
-        runs = [lambda: example.run(slimmed.network.model), lambda: example.run(slimmed.slim)]
-        before, after = measure_in_turn(runs, repeats, warmup=1, device=device)
-        return before, after

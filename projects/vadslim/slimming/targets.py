@@ -14,7 +14,9 @@ from torch import nn
 
 from vadslim.analysis import Complexity, Example, LatencyTable, LatencyTableError, LayerTimes, Macs, Params
 from vadslim.cli import UserError
-from vadslim.pruning import Cost, Group, Solution, StructuredPruner, TargetError
+from vadslim.pruning import SCHEDULES, Cost, Group, Solution, StructuredPruner, TargetError
+from vadslim.pruning.target import parse_goal
+from vadslim.slimming.options import Options
 
 
 def default_table() -> Path:
@@ -83,7 +85,13 @@ class Search:
 
     @classmethod
     def of(
-        cls, pruner: StructuredPruner, model: nn.Module, groups: Sequence[Group], cost: Cost, kind: str, goal: str
+        cls,
+        pruner: StructuredPruner,
+        model: nn.Module,
+        groups: Sequence[Group],
+        cost: Cost,
+        kind: str,
+        goal: str | float,
     ) -> Search:
         """Searches for the smallest ratio that reaches a goal; arguments as for ``StructuredPruner.search``."""
         try:
@@ -120,3 +128,25 @@ class Search:
             f'target {found.name}: {show(found.goal)} of {show(found.dense)}; a ratio of {found.ratio:g} is predicted '
             f'to leave {show(found.predicted)}{scaled}{counted}'
         )
+
+
+def goal_now(options: Options, cost: Cost) -> str | float:
+    """What the network may cost: the target, or after one of several levels a fraction of what it costs now.
+
+    A schedule is one of the cost that leaves, not of the units.
+
+    Raises:
+        UserError: the target cannot be read.
+    """
+    assert options.target
+    kind, goal = options.target
+    if options.turn is None:
+        return goal
+    first = options.turn.cost or cost.dense
+    try:
+        saved = 1 - parse_goal(goal, first, cost.units) / first
+    except TargetError as error:
+        raise UserError(f'--target-{kind}: {error}') from None
+    if options.turn.number < options.levels:
+        saved = SCHEDULES[options.schedule](max(saved, 0.0), options.turn.number / options.levels)
+    return min(1.0, (1 - saved) * first / cost.dense)

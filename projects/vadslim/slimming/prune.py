@@ -209,8 +209,8 @@ def settings(options: Options) -> dict[str, Any]:
         'protect': list(options.protect),
         'round_to': options.round_to,
         'seed': options.seed,
-        **({'level': options.turn.number, 'schedule': options.schedule} if options.turn else {}),
-        'levels': options.levels,
+        **({'levels': options.levels, 'schedule': options.schedule} if options.levels > 1 else {}),
+        **({'level': options.turn.number} if options.turn else {}),
     }
 
 

@@ -68,7 +68,7 @@ def check_trainable(cfg: Config, name: StrPath) -> None:
     if missing:
         raise UserError(f'config {name} has no {missing[0]}: it cannot be trained')
     if bare(cfg.optim_wrapper.get('type')) == 'AmpOptimWrapper' and get_device() in ('cpu', 'mps'):
-        raise UserError(f'config {name}: its optim_wrapper (AmpOptimWrapper, mixed precision) needs a GPU, there is none')
+        raise UserError(f'config {name}: its optim_wrapper (AmpOptimWrapper, mixed precision) needs a GPU')
     for loader in ('train_dataloader', 'val_dataloader'):
         check_data(cfg, loader, name)
 

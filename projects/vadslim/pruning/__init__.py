@@ -28,6 +28,8 @@ from .editing import (
     declares_edits,
     depth_edit,
     find_edits,
+    find_grids,
+    find_stacks,
     grid_edit,
     skip_layers,
 )
@@ -105,7 +107,9 @@ __all__ = [
     'declares_traces',
     'depth_edit',
     'find_edits',
+    'find_grids',
     'find_groups',
+    'find_stacks',
     'follows_tensors',
     'grid_edit',
     'hide_keys',

@@ -16,6 +16,7 @@ from vadslim.cli import UserError, say
 from vadslim.hooks.slim_model import checkpoint_structure
 from vadslim.launch import on_rank_0
 from vadslim.pruning import Structure
+from vadslim.slimming.edits import Edited
 from vadslim.slimming.guards import breaches
 from vadslim.slimming.network import load_network, read_config
 from vadslim.slimming.options import Options, Turn
@@ -76,13 +77,15 @@ def of_level(options: Options, number: int, checkpoint: Path | None) -> Options:
     """
     if options.levels == 1:
         return options
-    units, cost = {}, None
+    units, cost, edits = {}, None, {}
     if number > 1:
+        edits = {'keep_layers': (), 'bev_size': None}  # they went at the first level
         first = _read(options.output_dir / 'level_1' / REPORT)
         cost = first['target']['before'] if first['target'] else None
         units = _units(options.checkpoint)
     turn = Turn(number, units, cost)
-    return replace(options, checkpoint=checkpoint, output_dir=options.output_dir / f'level_{number}', turn=turn)
+    folder = options.output_dir / f'level_{number}'
+    return replace(options, checkpoint=checkpoint, output_dir=folder, turn=turn, **edits)
 
 
 def _units(checkpoint: Path | None) -> dict[str, int]:
@@ -141,24 +144,31 @@ def _summarise(step: Step, options: Options, device: str, rows: list[Row], resul
         GroupRow(name, group['kind'], units.get(name, group['num_units']), len(group['kept']))
         for name, group in after.structure.groups.items()
     ]
-    slimmed = Slimmed(before, after.model, after.structure, after.structure, [], {}, groups, 0.0)
-    levels = [_level(row, rows[1]['report']) for row in rows]
+    slimmed = Slimmed(Edited(before, before), after.model, after.structure, after.structure, [], {}, groups, 0.0)
+    levels = _levels(rows)
     files = [options.checkpoint, file]
     _, written = write_report(options.output_dir, slimmed, settings(options), files, clock, [], options.latency, levels)
     step.finish([path.name for path in written], {'result': result['checkpoint']})
 
 
-def _level(row: Row, first: dict[str, Any]) -> Row:
-    """A row for the report: what the level costs, from its own report."""
-    costs = row['report']['after'] if 'report' in row else first['before']
-    latency = costs['latency']
-    return {
-        **{key: row[key] for key in ('level', 'metrics', 'holds', 'why', 'folder')},
-        'ratio': row['report']['settings'].get('ratio_so_far') if 'report' in row else 0.0,
-        'params': costs['params'],
-        'macs': costs['macs'],
-        'latency_ms': latency['median_ms'] if latency else None,
-    }
+def _levels(rows: list[Row]) -> list[Row]:
+    """Rows for the report: what each level costs, from its own report.
+
+    Each level was timed in turn with what it was made of, at another time than other levels: their ratios count.
+    """
+    levels, latency = [], None
+    for row in rows:
+        report = row.get('report') or rows[1]['report']
+        before, after = report['before'], report['after' if row['level'] else 'before']
+        if after['latency']:
+            own = after['latency']['median_ms']
+            latency = latency * own / before['latency']['median_ms'] if latency else own
+        levels.append(
+            {key: row[key] for key in ('level', 'metrics', 'holds', 'why', 'folder')}
+            | {key: after[key] for key in ('params', 'macs')}
+            | {'ratio': report['settings'].get('ratio_so_far') if row['level'] else 0.0, 'latency_ms': latency}
+        )
+    return levels
 
 
 def _read(path: Path) -> dict[str, Any]:

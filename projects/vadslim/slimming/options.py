@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,9 @@ class Options:
         turn: which of several levels these options are for.
         limits: by how much metrics may grow.
         distill: the checkpoint of the teacher, or None.
+        keep_layers: ``NAME=0,2`` texts: the layers of a stack that stay.
+        bev_size: ``50x50``: the new size of the model's grid, or of the one named by ``NAME=50x50``.
+        recalibrate_bn: batches of training data by which batch norms are measured anew; 0: they are not.
         cfg_options: ``key=value`` texts, not yet parsed.
     """
 
@@ -76,6 +80,9 @@ class Options:
     turn: Turn | None = None
     limits: tuple[Limit, ...] = ()
     distill: Path | None = None
+    keep_layers: tuple[str, ...] = ()
+    bev_size: str | None = None
+    recalibrate_bn: int = 0
     targets: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
     round_to: int = 1
@@ -139,6 +146,31 @@ def build_parser() -> argparse.ArgumentParser:
         choices=('pytorch', 'onnxruntime'),
         default='pytorch',
         help='what runs the layers (pytorch)',
+    )
+    add = parser.add_argument_group('layers and grid, before any units').add_argument
+    add(
+        '--keep-layers',
+        type=_layers,
+        nargs='+',
+        default=[],
+        metavar='NAME=0,2',
+        help='only these layers of a stack stay, counted from 0 (decoder=0,2)',
+    )
+    add(
+        '--bev-size',
+        '--grid-size',
+        type=_size,
+        dest='bev_size',
+        metavar='50x50',
+        help="a coarser bird's-eye view (rows x columns) over the same range; any model's grid: NAME=50x50",
+    )
+    add = parser.add_argument_group('after slimming').add_argument
+    add(
+        '--recalibrate-bn',
+        type=at_least(1),
+        default=0,
+        metavar='N',
+        help='measure the statistics of batch norms anew on N batches of the training data',
     )
     add = parser.add_argument_group('level by level').add_argument
     add('--levels', type=at_least(1), default=1, metavar='N', help='slim (and train) N times, a folder for each (1)')
@@ -225,6 +257,9 @@ def parse(argv: Sequence[str]) -> Options:
         schedule=given.schedule,
         limits=tuple(Limit(name, text) for name, text in limits.items() if text is not None),
         distill=checkpoint if given.distill else None,
+        keep_layers=tuple(given.keep_layers),
+        bev_size=given.bev_size,
+        recalibrate_bn=given.recalibrate_bn,
         targets=tuple(given.targets),
         protect=tuple(given.protect),
         round_to=given.round_to,
@@ -261,6 +296,18 @@ def _allocation(given: argparse.Namespace) -> str | dict[str, Any]:
     from vadslim.pruning import load_rules
 
     return load_rules(given.rules)
+
+
+def _layers(text: str) -> str:
+    if not re.fullmatch(r'[^=]+=\d+(,\d+)*', text, re.ASCII):
+        raise argparse.ArgumentTypeError(f'{text} is not NAME=0,2: a stack of layers, and those of them that stay')
+    return text
+
+
+def _size(text: str) -> str:
+    if not re.fullmatch(r'([^=]+=)?\d+(x\d+){0,2}', text, re.ASCII):
+        raise argparse.ArgumentTypeError(f'{text} is not a size: 50x50, rows and columns, or NAME=50x50')
+    return text
 
 
 def check_file(path: Path, what: str) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from vadslim.analysis import (
     Complexity,
+    Example,
     GroupRow,
     Measured,
     Report,
@@ -24,6 +25,7 @@ from vadslim.analysis import (
 from vadslim.checkpoint import save_checkpoint
 from vadslim.cli import UserError
 from vadslim.pruning import (
+    Cost,
     Group,
     Level,
     PatternError,
@@ -35,8 +37,10 @@ from vadslim.pruning import (
     wrong_groups,
 )
 from vadslim.pruning.importance import Scores
+from vadslim.slimming.edits import Edited, apply_edits, dense_names
 from vadslim.slimming.elementwise import element_sets, prune_elements
 from vadslim.slimming.network import Network, examples, load_network, read_config
+from vadslim.slimming.norms import recalibrate_norms, recalibration_batches
 from vadslim.slimming.options import Options
 from vadslim.slimming.outputs import SLIM, STRUCTURE, ZEROED, output_names, slim_checkpoint, write_config
 from vadslim.slimming.reporting import counts, write_report
@@ -44,6 +48,8 @@ from vadslim.slimming.savings import with_savings
 from vadslim.slimming.scoring import Scored, build_pruner, find, needs_data, score
 from vadslim.slimming.targets import Search, find_cost, goal_now
 from vadslim.stages import Step, StepError, open_step
+
+LATER = ('keep_layers', 'bev_size', 'recalibrate_bn')  # settings that stand in a recipe only where they are used
 
 
 @dataclass
@@ -71,17 +77,19 @@ class Slimmed:
     """A network and what slimming made of it, in memory.
 
     Attributes:
+        edited: the network with what left of it before any units.
         slim: the smaller network.
         structure: what it has left of the dense architecture.
         step: what it has left of ``network.model``; the same unless that was slim already.
-        groups: of ``network.model``.
+        groups: of the edited network, named as before.
         kept: units per Group.
         rows: what happens to every Group.
         ratio: the fraction that was removed, asked for or found.
         search: what a target led to.
+        notes: lines for the report.
     """
 
-    network: Network
+    edited: Edited
     slim: nn.Module
     structure: Structure
     step: Structure
@@ -90,10 +98,37 @@ class Slimmed:
     rows: list[GroupRow]
     ratio: float
     search: Search | None = None
+    notes: tuple[str, ...] = ()
 
-    def rows_with_savings(self, counted: Complexity | None) -> list[GroupRow]:
-        """The rows with what each Group saves, of parameters and of the counted operations."""
-        return with_savings(self.rows, self.groups, self.kept, self.ratio, self.network.model, counted)
+    @property
+    def network(self) -> Network:
+        """What was slimmed."""
+        return self.edited.before
+
+    def report(
+        self,
+        asked: Mapping[str, Any],
+        example: Example | None,
+        before: Measured,
+        after: Measured,
+        edited: Complexity | None,
+        seconds: Mapping[str, float],
+        notes: Sequence[str],
+    ) -> Report:
+        """Everything that is said of it; ``edited``: the operations of the edited network, if they were counted."""
+        edits = self.edited.rows(before.complexity, edited)
+        return Report(
+            asked,
+            example.label if example else '',
+            before,
+            replace(after, complexity=dense_names(after.complexity, self.step)),
+            with_savings(self.rows, self.groups, self.kept, self.ratio, self.edited.network.model, edited),
+            seconds,
+            [*self.edited.lines(edits), *self.notes, *notes],
+            self.search.outcome if self.search else None,
+            edits,
+            self.edited.changes,
+        )
 
 
 def is_done(options: Options) -> bool:
@@ -124,16 +159,15 @@ def prune(options: Options, device: str, console: Console, scores: Scores | None
         clock = Clock(console)
         slimmed = slim_network(options, device, clock, scores)
         _, example, why_not = examples(slimmed.network)
-        before, after = counts(slimmed, example, clock)
-        report = Report(
+        before, edited, after = counts(slimmed, example, clock)
+        report = slimmed.report(
             settings(options),
-            example.label if example else '',
+            example,
             Measured(count_params(slimmed.network.model), before),
             Measured(count_params(slimmed.slim), after),
-            slimmed.rows_with_savings(before),
+            edited,
             clock.seconds,
             [f'not counted: {why_not}'] if why_not else [],
-            slimmed.search.outcome if slimmed.search else None,
         )
         print_report(report, console, every_group=True)
         console.print('dry run: nothing was written')
@@ -211,6 +245,7 @@ def settings(options: Options) -> dict[str, Any]:
         'seed': options.seed,
         **({'levels': options.levels, 'schedule': options.schedule} if options.levels > 1 else {}),
         **({'level': options.turn.number} if options.turn else {}),
+        **{name: value for name in LATER if (value := getattr(options, name))},
     }
 
 
@@ -218,10 +253,14 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
     """Builds, plans, slims and checks; writes nothing."""
     with clock('building the network'):
         network = load_network(options.config, options.cfg_options, options.checkpoint, options.seed, device)
+    batches = recalibration_batches(options, network, clock.console)  # first: what is missing is told at once
     small, example, _ = examples(network)
+    with clock('layers and grid') if options.keep_layers or options.bev_size else nullcontext():
+        edited = apply_edits(options, network, small)
+    network = edited.network
     with clock('finding what can go'):
-        groups = find(options, network)
-    pruner = build_pruner(options, network.structure)
+        groups = edited.named(find(options, network))
+    pruner = build_pruner(options, edited.before.structure)
     if needs_data(options):
         if scores is None:
             with clock('scoring'):
@@ -229,14 +268,13 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
         pruner.importance = Scored(scores)
     if options.target:
         with clock('what it costs'):
-            table, backend, repeats = options.latency_table, options.latency_backend, options.latency or 3
-            cost = find_cost(options.target[0], network.model, example, clock.console, table, backend, repeats=repeats)
+            costs = [_cost(options, model, example, clock.console) for model in edited.models]
     with clock('choosing'):
         try:
             found = None
             if options.target:
-                kind, goal = options.target[0], goal_now(options, cost)
-                found = Search.of(pruner, network.model, groups, cost, kind, goal)
+                kind, goal = options.target[0], goal_now(options, *costs)
+                found = Search.of(pruner, network.model, groups, costs[0], kind, goal, *costs[1:])
             kept = found.solution.kept if found else pruner.plan(network.model, groups)
         except PatternError as error:
             raise UserError(f'--{error}') from None
@@ -245,10 +283,10 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
         ]
     with clock('slimming'):
         step = make_structure(network.model, groups, kept)
-        structure = compose(network.structure, step) if network.structure else step
-        slim = resize(network.model, step)
+        slim, whole_step = resize(network.model, step), edited.then(step)
+        structure = compose(network.structure, whole_step) if network.structure else whole_step
     with clock('checking'):
-        check(network, slim, step)
+        check(edited.before, slim, whole_step)
         # without queries there are fewer outputs: nothing to compare
         compared = [group for group in groups if group.kind != 'query']
         units = {group.name: kept[group.name] for group in compared if group.name in kept}
@@ -261,10 +299,21 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
             )
     if found:
         clock.console.print(found.line, highlight=False, markup=False)
-    ratio = found.solution.ratio if found else pruner.ratio
+    ratio, notes = found.solution.ratio if found else pruner.ratio, []
     if isinstance(pruner.allocation, Level):
         ratio = pruner.allocation.so_far(ratio)
-    return Slimmed(network, slim, structure, step, groups, kept, rows, ratio, found)
+    if batches is not None:
+        with clock('recalibrating batch norms'):
+            notes = recalibrate_norms(slim, batches, 'ema_state_dict' in network.checkpoint)
+    elif options.recalibrate_bn:
+        notes = ['--recalibrate-bn: not in a dry run']
+    return Slimmed(edited, slim, structure, whole_step, groups, kept, rows, ratio, found, tuple(notes))
+
+
+def _cost(options: Options, model: nn.Module, example: Example | None, console: Console) -> Cost:
+    assert options.target is not None
+    table, backend, repeats = options.latency_table, options.latency_backend, options.latency or 3
+    return find_cost(options.target[0], model, example, console, table, backend, repeats=repeats)
 
 
 def check(network: Network, slim: nn.Module, step: Structure) -> None:
@@ -299,7 +348,7 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
             options.config,
             network.cfg,
             bool(options.cfg_options),
-            slimmed.ratio,
+            [f'{slimmed.ratio:.0%} of its units', *slimmed.edited.names],
         )
         if options.unstructured_ratio is not None:
             notes += _write_zeroed(network, options.unstructured_ratio, out / ZEROED)

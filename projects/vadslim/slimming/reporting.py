@@ -58,18 +58,17 @@ def write_report(
     _, example, why_not = examples(slimmed.network)
     notes = [*notes, *([f'MACs and latency are not measured: {why_not}'] if why_not else [])]
     model, slim = slimmed.network.model, slimmed.slim
-    before, after = counts(slimmed, example, clock)
+    before, edited, after = counts(slimmed, example, clock)
     times = _latencies(slimmed, example, latency, clock)
     sizes = [file.stat().st_size if file else None for file in files]
-    report = Report(
+    report = slimmed.report(
         settings,
-        example.label if example else '',
+        example,
         Measured(count_params(model), before, times[0], sizes[0]),
         Measured(count_params(slim), after, times[1], sizes[1]),
-        slimmed.rows_with_savings(before),
+        edited,
         clock.seconds,
         notes,
-        slimmed.search.outcome if slimmed.search else None,
     )
     with atomic_write(folder / REPORT) as file:
         file.write(report.to_json())
@@ -82,12 +81,17 @@ def write_report(
     return report, [folder / REPORT, *pages]
 
 
-def counts(slimmed: Slimmed, example: Example | None, clock: Clock) -> tuple[Complexity | None, Complexity | None]:
+def counts(
+    slimmed: Slimmed, example: Example | None, clock: Clock
+) -> tuple[Complexity | None, Complexity | None, Complexity | None]:
+    """Operations of the network before, after edits, and after all."""
     if example is None:
-        return None, None
+        return None, None, None
     with clock('counting'):
-        before = slimmed.search.counted if slimmed.search else None
-        return before or count(slimmed.network.model, example.run), count(slimmed.slim, example.run)
+        known = (slimmed.search.counted, slimmed.search.counted_whole) if slimmed.search else (None, None)
+        models = zip(known, slimmed.edited.models)
+        edited, *others = (found or count(model, example.run) for found, model in models)
+        return others[0] if others else edited, edited, count(slimmed.slim, example.run)
 
 
 def _latencies(

@@ -24,6 +24,7 @@ from vadslim.pruning.edits import Edits
 from vadslim.pruning.importance import Scores
 from vadslim.registry import PRUNERS
 from vadslim.slimming.batches import loss_batches
+from vadslim.slimming.edits import apply_edits
 from vadslim.slimming.network import Network, examples, load_network
 from vadslim.slimming.options import Options, Turn
 
@@ -111,7 +112,8 @@ def score(options: Options, network: Network, groups: Sequence[Group], console: 
 def shared_scores(options: Options, device: str, console: Console) -> Scores:
     """Scores for the pruning, computed by all processes together; each of them gets the same."""
     network = load_network(options.config, options.cfg_options, options.checkpoint, options.seed, device)
-    return score(options, network, find(options, network), console, shared=True)
+    edited = apply_edits(options, network, examples(network)[0])
+    return score(options, edited.network, edited.named(find(options, edited.network)), console, shared=True)
 
 
 class Scored(Importance):

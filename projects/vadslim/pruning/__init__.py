@@ -40,6 +40,7 @@ from .grid import output_changes
 from .group import Attr, Group, GroupError, Index, Slice, blocks, check_groups, declares_groups
 from .hiding import hide_keys, hides_units
 from .importance import FPGM, L1, L2, LAMP, BNScale, Importance, Random
+from .levels import SCHEDULES, Level
 from .mask import mask
 from .optimizer_state import optimizer_param_names, slice_optimizer_state
 from .passes import ScoringError
@@ -113,6 +114,8 @@ __all__ = [
     'grid_edit',
     'hide_keys',
     'hides_units',
+    'Level',
+    'SCHEDULES',
     'load_rules',
     'make_structure',
     'mask',

@@ -25,6 +25,7 @@ SLIM, ZEROED, STRUCTURE, REPORT = (
     'report.json',
 )
 AVERAGED = 'module.'  # before the names of an averaged model's tensors
+NUMBERING = ('optimizer', 'paramwise_cfg', 'constructor')  # what in an optim_wrapper decides which parameter is which
 
 
 def output_names(config: Path) -> list[str]:
@@ -88,6 +89,8 @@ def _slim_moments(network: Network, step: Structure, state: Any) -> tuple[dict[s
     settings = network.cfg.get('optim_wrapper')
     if settings is None:
         return None, ['optimizer state dropped: the config has no optim_wrapper to name its parameters by']
+    if 'optimizer' in settings:  # any wrapper will do; one for mixed precision can only be built where it can train
+        settings = {'type': 'OptimWrapper', **{key: settings[key] for key in NUMBERING if key in settings}}
     with quiet():
         wrapper = build_optim_wrapper(network.model, copy.deepcopy(settings))
     groups = getattr(getattr(wrapper, 'optimizer', None), 'param_groups', None)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from rich.console import Console
 from torch import nn
@@ -18,21 +17,17 @@ from vadslim.analysis import (
     Complexity,
     Example,
     GroupRow,
-    Latency,
     Measured,
     Report,
-    count,
     count_params,
-    measure_in_turn,
     print_report,
 )
-from vadslim.analysis.layer_sizes import layers_and_parts
-from vadslim.analysis.pages import write_pages
-from vadslim.checkpoint import atomic_write, save_checkpoint
+from vadslim.checkpoint import save_checkpoint
 from vadslim.cli import UserError
 from vadslim.pruning import (
     Cost,
     Group,
+    Level,
     PatternError,
     Structure,
     compose,
@@ -41,17 +36,17 @@ from vadslim.pruning import (
     slice_state_dict,
     wrong_groups,
 )
-from vadslim.pruning.edits import Edits
 from vadslim.pruning.importance import Scores
 from vadslim.slimming.edits import Edited, apply_edits, dense_names
 from vadslim.slimming.elementwise import element_sets, prune_elements
 from vadslim.slimming.network import Network, examples, load_network, read_config
 from vadslim.slimming.norms import recalibrate_norms, recalibration_batches
 from vadslim.slimming.options import Options
-from vadslim.slimming.outputs import REPORT, SLIM, STRUCTURE, ZEROED, output_names, slim_checkpoint, write_config
+from vadslim.slimming.outputs import SLIM, STRUCTURE, ZEROED, output_names, slim_checkpoint, write_config
+from vadslim.slimming.reporting import counts, write_report
 from vadslim.slimming.savings import with_savings
 from vadslim.slimming.scoring import Scored, build_pruner, find, needs_data, score
-from vadslim.slimming.targets import Search, find_cost
+from vadslim.slimming.targets import Search, find_cost, goal_now
 from vadslim.stages import Step, StepError, open_step
 
 LATER = ('keep_layers', 'bev_size', 'recalibrate_bn')  # settings that stand in a recipe only where they are used
@@ -112,7 +107,7 @@ class Slimmed:
 
     def report(
         self,
-        options: Options,
+        asked: Mapping[str, Any],
         example: Example | None,
         before: Measured,
         after: Measured,
@@ -123,7 +118,7 @@ class Slimmed:
         """Everything that is said of it; ``edited``: the operations of the edited network, if they were counted."""
         edits = self.edited.rows(before.complexity, edited)
         return Report(
-            _settings(options),
+            asked,
             example.label if example else '',
             before,
             replace(after, complexity=dense_names(after.complexity, self.step)),
@@ -164,9 +159,9 @@ def prune(options: Options, device: str, console: Console, scores: Scores | None
         clock = Clock(console)
         slimmed = slim_network(options, device, clock, scores)
         _, example, why_not = examples(slimmed.network)
-        before, edited, after = _counts(slimmed, example, clock)
+        before, edited, after = counts(slimmed, example, clock)
         report = slimmed.report(
-            options,
+            settings(options),
             example,
             Measured(count_params(slimmed.network.model), before),
             Measured(count_params(slimmed.slim), after),
@@ -205,7 +200,7 @@ def _in_use(folder: Path) -> bool:
 
 def _open(options: Options, cfg: Config, overwrite: bool) -> Step | None:
     """The step's folder. None where it holds another recipe's results that may be overwritten: not yet."""
-    recipe = {**_settings(options), 'resolved': cfg.to_dict()}
+    recipe = {**settings(options), 'resolved': cfg.to_dict()}
     if options.checkpoint:
         del recipe['checkpoint']  # its content counts
     inputs = {'checkpoint': options.checkpoint} if options.checkpoint else {}
@@ -217,7 +212,23 @@ def _open(options: Options, cfg: Config, overwrite: bool) -> Step | None:
         return None
 
 
-def _settings(options: Options) -> dict[str, Any]:
+def open_levels(options: Options) -> Step:
+    """The folder of several levels: the report of the whole goes there.
+
+    Raises:
+        StepError: it cannot be used.
+    """
+    whole = {'mode': options.mode, 'epochs': options.epochs, 'limits': [str(limit) for limit in options.limits]}
+    recipe = {**settings(options), **whole, 'distill': options.distill is not None}
+    recipe['resolved'] = read_config(options.config, options.cfg_options).to_dict()
+    if options.checkpoint:
+        del recipe['checkpoint']  # its content counts
+    inputs = {'checkpoint': options.checkpoint} if options.checkpoint else {}
+    leaves = output_names(options.config)
+    return open_step(options.output_dir, 'pruning in levels', recipe, inputs, options.overwrite, leaves)
+
+
+def settings(options: Options) -> dict[str, Any]:
     """What was asked for, for the report; and, but for the checkpoint's name, what the result depends on."""
     return {
         'config': options.config.name,
@@ -232,6 +243,8 @@ def _settings(options: Options) -> dict[str, Any]:
         'protect': list(options.protect),
         'round_to': options.round_to,
         'seed': options.seed,
+        **({'levels': options.levels, 'schedule': options.schedule} if options.levels > 1 else {}),
+        **({'level': options.turn.number} if options.turn else {}),
         **{name: value for name in LATER if (value := getattr(options, name))},
     }
 
@@ -247,7 +260,7 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
     network = edited.network
     with clock('finding what can go'):
         groups = edited.named(find(options, network))
-    pruner = build_pruner(options)
+    pruner = build_pruner(options, edited.before.structure)
     if needs_data(options):
         if scores is None:
             with clock('scoring'):
@@ -260,7 +273,8 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
         try:
             found = None
             if options.target:
-                found = Search.of(pruner, network.model, groups, costs[0], *options.target, *costs[1:])
+                kind, goal = options.target[0], goal_now(options, *costs)
+                found = Search.of(pruner, network.model, groups, costs[0], kind, goal, *costs[1:])
             kept = found.solution.kept if found else pruner.plan(network.model, groups)
         except PatternError as error:
             raise UserError(f'--{error}') from None
@@ -286,6 +300,8 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
     if found:
         clock.console.print(found.line, highlight=False, markup=False)
     ratio, notes = found.solution.ratio if found else pruner.ratio, []
+    if isinstance(pruner.allocation, Level):
+        ratio = pruner.allocation.so_far(ratio)
     if batches is not None:
         with clock('recalibrating batch norms'):
             notes = recalibrate_norms(slim, batches, edited.before, whole_step)
@@ -321,7 +337,7 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
     """
     out, network = options.output_dir, slimmed.network
     notes: list[str] = []
-    outputs = [out / SLIM, out / STRUCTURE, config_path, out / REPORT]
+    outputs = [out / SLIM, out / STRUCTURE, config_path]
     with clock('writing'):
         checkpoint, remarks = slim_checkpoint(network, slimmed.slim, slimmed.step, slimmed.structure)
         notes += remarks
@@ -337,33 +353,13 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
         if options.unstructured_ratio is not None:
             notes += _write_zeroed(network, options.unstructured_ratio, out / ZEROED)
             outputs += [out / ZEROED] if (out / ZEROED).exists() else []
-    _, example, why_not = examples(network)
-    if why_not:
-        notes.append(f'MACs and latency are not measured: {why_not}')
-    before, edited, after = _counts(slimmed, example, clock)
-    times = _latencies(slimmed, example, options.latency, clock)
-    size = options.checkpoint.stat().st_size if options.checkpoint else None
-    report = slimmed.report(
-        options,
-        example,
-        Measured(count_params(network.model), before, times[0], size),
-        Measured(count_params(slimmed.slim), after, times[1], (out / SLIM).stat().st_size),
-        edited,
-        clock.seconds,
-        notes,
-    )
-    with atomic_write(out / REPORT) as file:
-        file.write(report.to_json())
-    with clock('drawing'):
-        run = example.run if example and times[0] else None
-        rename = Edits(slimmed.step.edits).slim_name
-        layers, sizes = layers_and_parts(network.model, slimmed.slim, before, after, run, options.latency, rename)
-        outputs += write_pages(out, report, layers, sizes)
-    print_report(report, clock.console)
+    files = [options.checkpoint, out / SLIM]
+    asked = settings(options) | ({'ratio_so_far': round(slimmed.ratio, 6)} if options.turn else {})
+    report, others = write_report(out, slimmed, asked, files, clock, notes, options.latency)
     result = {'params': [report.before.params, report.after.params]}
-    if before and after:
-        result['macs'] = [before.macs, after.macs]
-    return outputs, result
+    if report.before.complexity and report.after.complexity:
+        result['macs'] = [report.before.complexity.macs, report.after.complexity.macs]
+    return outputs + others, result
 
 
 def _write_zeroed(network: Network, ratio: float, path: Path) -> list[str]:
@@ -373,28 +369,3 @@ def _write_zeroed(network: Network, ratio: float, path: Path) -> list[str]:
     state, lines = prune_elements(network.model, ratio)
     save_checkpoint({'meta': dict(network.checkpoint.get('meta') or {}), 'state_dict': state}, path)
     return [f'{path.name}: {line}' for line in lines]
-
-
-def _counts(
-    slimmed: Slimmed, example: Example | None, clock: Clock
-) -> tuple[Complexity | None, Complexity | None, Complexity | None]:
-    """Operations of the network before, after edits, and after all."""
-    if example is None:
-        return None, None, None
-    with clock('counting'):
-        known = (slimmed.search.counted, slimmed.search.counted_whole) if slimmed.search else (None, None)
-        models = zip(known, slimmed.edited.models)
-        edited, *others = (found or count(model, example.run) for found, model in models)
-        return others[0] if others else edited, edited, count(slimmed.slim, example.run)
-
-
-def _latencies(
-    slimmed: Slimmed, example: Example | None, repeats: int, clock: Clock
-) -> tuple[Latency | None, Latency | None]:
-    if example is None or not repeats:
-        return None, None
-    with clock('timing'):
-        device = next((p.device for p in slimmed.slim.parameters()), torch.device('cpu'))
-        runs = [lambda: example.run(slimmed.network.model), lambda: example.run(slimmed.slim)]
-        before, after = measure_in_turn(runs, repeats, warmup=1, device=device)
-        return before, after

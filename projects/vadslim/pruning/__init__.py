@@ -44,7 +44,7 @@ from .passes import ScoringError
 from .proof import ProofError, check_group, wrong_groups
 from .pruner import PatternError, PlanRow, StructuredPruner, params_saved
 from .recalibration import Recalibration, recalibrate
-from .rules import RuleError, Rules, load_rules
+from .rules import Origin, RuleError, Rules, load_rules, rules_origin
 from .slim import follows_tensors, resize, slice_state_dict
 from .structure import Structure, StructureError, architecture_hash, make_structure
 from .target import Cost, OutOfReachError, Solution, TargetError, parse_goal, savings, search, solve
@@ -80,6 +80,7 @@ __all__ = [
     'Resizable',
     'RuleError',
     'Rules',
+    'Origin',
     'ScoringError',
     'Slice',
     'SlimMultiheadAttention',
@@ -110,6 +111,7 @@ __all__ = [
     'hide_keys',
     'hides_units',
     'load_rules',
+    'rules_origin',
     'make_structure',
     'mask',
     'optimizer_param_names',

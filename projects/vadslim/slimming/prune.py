@@ -27,7 +27,8 @@ from vadslim.analysis import (
     print_report,
 )
 from vadslim.analysis.layer_sizes import layers_and_parts
-from vadslim.analysis.pages import write_pages
+from vadslim.analysis.pages import SENSITIVITY, write_pages
+from vadslim.analysis.sensitivity_page import picture_of_rules
 from vadslim.checkpoint import atomic_write, save_checkpoint
 from vadslim.cli import UserError
 from vadslim.pruning import (
@@ -309,7 +310,7 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
         run = example.run if example and times[0] else None
         rename = Edits(slimmed.step.edits).slim_name
         layers, sizes = layers_and_parts(network.model, slimmed.slim, before, after, run, options.latency, rename)
-        outputs += write_pages(out, report, layers, sizes)
+        outputs += write_pages(out, report, layers, sizes, more=picture_of_rules(options.rules, SENSITIVITY))
     print_report(report, clock.console)
     result = {'params': [report.before.params, report.after.params]}
     if before and after:

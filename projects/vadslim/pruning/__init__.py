@@ -47,7 +47,7 @@ from .passes import ScoringError
 from .proof import ProofError, check_group, wrong_groups
 from .pruner import PatternError, PlanRow, StructuredPruner, params_saved
 from .recalibration import Recalibration, recalibrate
-from .rules import RuleError, Rules, load_rules
+from .rules import Origin, RuleError, Rules, load_rules, rules_origin
 from .slim import follows_tensors, resize, slice_state_dict
 from .structure import Structure, StructureError, architecture_hash, make_structure
 from .target import Cost, OutOfReachError, Solution, TargetError, parse_goal, savings, search, solve
@@ -83,6 +83,7 @@ __all__ = [
     'Resizable',
     'RuleError',
     'Rules',
+    'Origin',
     'ScoringError',
     'Slice',
     'SlimMultiheadAttention',
@@ -117,6 +118,7 @@ __all__ = [
     'Level',
     'SCHEDULES',
     'load_rules',
+    'rules_origin',
     'make_structure',
     'mask',
     'optimizer_param_names',

@@ -43,6 +43,7 @@ class Options:
         mode: None (prune only), 'fine-tune' or 'retrain'.
         gpus, gpu_ids, launcher, device: as :func:`vadslim.launch.choose_machine` takes them.
         allocation: a name of ALLOCATIONS, or the config that a file of rules holds.
+        rules: that file; only the report asks what else it says.
         target: ('params', 'macs' or 'latency', what it may be), or None.
         latency_table: file of measured times of layers; None is the user's cache.
         latency_backend: what a latency target is for.
@@ -72,6 +73,7 @@ class Options:
     importance: str = 'L2'
     batches: int = 16
     allocation: str | dict[str, Any] = 'uniform'
+    rules: Path | None = None
     target: tuple[str, str] | None = None
     latency_table: Path | None = None
     latency_backend: str = 'pytorch'
@@ -250,6 +252,7 @@ def parse(argv: Sequence[str]) -> Options:
         importance=given.importance,
         batches=given.batches,
         allocation=allocation,
+        rules=given.rules,
         target=target,
         latency_table=given.latency_table,
         latency_backend=given.latency_backend,

@@ -355,7 +355,7 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
             outputs += [out / ZEROED] if (out / ZEROED).exists() else []
     files = [options.checkpoint, out / SLIM]
     asked = settings(options) | ({'ratio_so_far': round(slimmed.ratio, 6)} if options.turn else {})
-    report, others = write_report(out, slimmed, asked, files, clock, notes, options.latency)
+    report, others = write_report(slimmed, options, asked, files, clock, notes)
     result = {'params': [report.before.params, report.after.params]}
     if report.before.complexity and report.after.complexity:
         result['macs'] = [report.before.complexity.macs, report.after.complexity.macs]

@@ -170,7 +170,8 @@ def prune(options: Options, device: str, console: Console, scores: Scores | None
             [f'not counted: {why_not}'] if why_not else [],
         )
         print_report(report, console, every_group=True)
-        console.print('dry run: nothing was written')
+        which = f' of level {options.turn.number} of {options.levels}' if options.turn else ''
+        console.print(f'dry run{which}: nothing was written')
         return None
     step = _open(options, cfg, overwrite=False) if _in_use(options.output_dir) else None
     config_path = options.output_dir / f'{options.config.stem}_slim.py'

@@ -19,6 +19,7 @@ Layers and grids: ``make_structure(model, groups, kept, edits=[depth_edit(model,
 from .activation import Activation
 from .allocation import Allocation, Global, Isomorphic, Uniform, topology
 from .attention import SlimMultiheadAttention, by_dim, projections
+from .borders import Borders, declares_borders
 from .composing import compose
 from .editing import (
     Choice,
@@ -33,6 +34,7 @@ from .editing import (
 )
 from .edits import EDITS, EditError
 from .find import Trace, declares_traces, find_groups, run_example
+from .fused_attention import SlimFusedAttention
 from .gradients import Fisher, Hessian, PlanningTaylor, Taylor
 from .grid import output_changes
 from .group import Attr, Group, GroupError, Index, Slice, blocks, check_groups, declares_groups
@@ -59,6 +61,7 @@ __all__ = [
     'Allocation',
     'Attr',
     'BNScale',
+    'Borders',
     'Choice',
     'Cost',
     'EditError',
@@ -82,6 +85,7 @@ __all__ = [
     'Rules',
     'ScoringError',
     'Slice',
+    'SlimFusedAttention',
     'SlimMultiheadAttention',
     'Solution',
     'Stack',
@@ -99,6 +103,7 @@ __all__ = [
     'check_group',
     'check_groups',
     'compose',
+    'declares_borders',
     'declares_edits',
     'declares_groups',
     'declares_traces',

@@ -35,7 +35,7 @@ def heat_map(
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator
 
-    left = 0.2 + max((_length(row, 7) for row in rows), default=0.0)
+    left = 0.3 + 1.03 * max((_length(row, 7) for row in rows), default=0.0)
     top, bottom, gap = 0.85, 0.95, 0.15
     heading = max((_length(line, 8) for name in panels for line in name.split('\n')), default=0.0)
     size = max(len(columns) * CELL[0], heading), len(rows) * CELL[1]  # of a panel

@@ -8,6 +8,7 @@ from typing import Any
 
 import mmengine.registry
 from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
 from mmengine.dist import barrier, is_main_process
 from mmengine.registry import Registry
 from mmengine.utils import import_modules_from_strings
@@ -61,11 +62,13 @@ def check_trainable(cfg: Config, name: StrPath) -> None:
     """Check what can be known of a training before a Runner is built.
 
     Raises:
-        UserError: the config lacks a part, or its data are not there.
+        UserError: the config lacks a part, its data are not there, or it needs a GPU that is not there.
     """
     missing = [key for key in ('train_dataloader', 'train_cfg', 'optim_wrapper') if cfg.get(key) is None]
     if missing:
         raise UserError(f'config {name} has no {missing[0]}: it cannot be trained')
+    if bare(cfg.optim_wrapper.get('type')) == 'AmpOptimWrapper' and get_device() in ('cpu', 'mps'):
+        raise UserError(f'config {name}: its optim_wrapper (AmpOptimWrapper, mixed precision) needs a GPU')
     for loader in ('train_dataloader', 'val_dataloader'):
         check_data(cfg, loader, name)
 

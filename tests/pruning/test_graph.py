@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from trace_nets import Chain, Chunk, Concat, Flatten, Grouped, Moved, Residual, Tied, randomize, run_of
+from trace_nets import Chain, Chunk, Concat, Flatten, Grouped, Moved, Proposals, Residual, Tied, randomize, run_of
 
 from vadslim.pruning import Group, StructuredPruner, check_group, find_groups, make_structure, resize
 
@@ -204,6 +204,16 @@ def test_frozen_stem_is_protected_and_frozen_norms_are_not_in_the_way():
     assert not torch.equal(slim.block1.conv1.weight, before)
     assert slim.stem.weight.grad is None
     assert calls == [1]  # the slim model's copy of the hook
+
+
+def test_layers_before_a_detach_are_found():
+    groups = {group.name: group.protected for group in find_groups(Proposals(), Proposals.example)}
+    assert groups == {
+        'stem.channels': '',
+        'head.channels': 'open: reaches an output of Proposals',
+        'branch.channels': '',
+        'score.channels': 'open: leaves the graph of gradients in detach',
+    }
 
 
 def forward_with(body):

@@ -234,6 +234,21 @@ class Joins(nn.Module):
         return self.head(y + self.shared(y) * self.shared(y.relu()))
 
 
+class Proposals(nn.Module):
+    """A branch whose values leave the graph, as those of a detector's first stage do, and come back as a factor."""
+
+    example = (torch.randn(2, 3, 6, 6),)
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        self.branch, self.score = nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(6, 1, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(x.relu()) * self.score(self.branch(x).relu()).detach().sigmoid()
+
+
 NETS = [
     Chain,
     Residual,
@@ -248,6 +263,7 @@ NETS = [
     ByHand,
     Positions,
     Joins,
+    Proposals,
 ]
 
 

@@ -1,10 +1,4 @@
-"""Fine-tuning and retraining after pruning: folders, files, epochs, reuse, several processes."""
-
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Fine-tuning and retraining after pruning: folders, files, epochs, reuse."""
 
 import pytest
 import torch
@@ -129,46 +123,6 @@ def test_the_training_config(command, folder):
     assert cfg.param_scheduler[0].factor == 0.1 and config('--retrain').param_scheduler[0].factor == 0.5
     alone = config('--workers', '0').train_dataloader
     assert alone.num_workers == 0 and not alone.persistent_workers
-
-
-def test_several_processes_without_torchrun(folder, trained):
-    """The command starts torchrun; rank 0 alone writes; both compute on the CPU over gloo."""
-    args = ['toy.py', trained, *PRUNE, '--fine-tune', '--retrain', '--fine-tune-epochs', '1']
-    args += ['--gpus', '2', '--gpu-ids', '4', '7', '--device', 'cpu']
-    program = 'import sys\nfrom vadslim.slimming import main\nsys.exit(main())\n'
-    done = subprocess.run(
-        [sys.executable, '-c', program, *map(str, args)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )
-    assert done.returncode == 0, done.stderr
-    results = folder / 'out' / 'retrained'
-    assert checkpoints(results) == {'epoch_1.pth', 'latest.pth'}
-    last = load_checkpoint(results / 'latest.pth')
-    assert last['meta']['iter'] == 2  # 16 images, 2 processes, 4 at a time
-    assert len(last['random_state']) == 2
-    assert len([name for name in names_in(results) if name[:2] == '20']) == 1  # one folder of logs
-    assert json.loads((results / 'done.json').read_text())['result'] == {'epochs': 1}
-
-
-def test_under_torchrun_rank_0_prunes(folder):
-    root = Path(__file__).resolve().parents[2]
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-    done = subprocess.run(
-        [*torchrun, root / 'tools' / 'analysis_struct.py', 'toy.py', 'random', *PRUNE]
-        + ['--gpus', '2', '--gpu-ids', '0', '1', '--launcher', 'pytorch'],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count('written to out') == 1 and 'reused' not in done.stdout
-    assert SLIM in names_in(folder / 'out')
 
 
 def test_launcher_none_warns_and_works_alone(command, folder):

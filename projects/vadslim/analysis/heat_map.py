@@ -52,12 +52,12 @@ def heat_map(
         image = axes.imshow(np.clip(changes, -1, 1), cmap=colours, norm=norm, aspect='auto', interpolation='nearest')
         axes.set_title(name, fontsize=8)
         axes.set_xticks(range(len(columns)), columns, fontsize=7)
-        axes.set_yticks(range(len(rows)), rows if number == 0 else [], fontsize=7)
+        axes.set_yticks(range(len(rows)) if number == 0 else [], rows if number == 0 else [], fontsize=7)
         axes.tick_params(length=0)
+        dark = colours(norm(np.clip(changes, -1, 1)))[..., :3] @ (0.3, 0.59, 0.11) < 0.5
         for (row, column), change in np.ndenumerate(changes):
-            red, green, blue, _ = colours(norm(np.clip(change, -1, 1)))
-            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-            axes.text(column, row, percent(change), color='white' if dark else 'black', **_CENTRED)
+            ink = 'white' if dark[row, column] else 'black'
+            axes.text(column, row, percent(change), color=ink, **_CENTRED)
     if image is not None:
         axes = figure.add_axes((left / width, 0.5 / height, min(3.0, width - left - 0.3) / width, 0.12 / height))
         ticks = FixedLocator([-1, -0.1, -0.01, 0, 0.01, 0.1, 1])

@@ -28,6 +28,8 @@ from .editing import (
     declares_edits,
     depth_edit,
     find_edits,
+    find_grids,
+    find_stacks,
     grid_edit,
     skip_layers,
 )
@@ -38,6 +40,7 @@ from .grid import output_changes
 from .group import Attr, Group, GroupError, Index, Slice, blocks, check_groups, declares_groups
 from .hiding import hide_keys, hides_units
 from .importance import FPGM, L1, L2, LAMP, BNScale, Importance, Random
+from .levels import SCHEDULES, Level
 from .mask import mask
 from .optimizer_state import optimizer_param_names, slice_optimizer_state
 from .passes import ScoringError
@@ -105,11 +108,15 @@ __all__ = [
     'declares_traces',
     'depth_edit',
     'find_edits',
+    'find_grids',
     'find_groups',
+    'find_stacks',
     'follows_tensors',
     'grid_edit',
     'hide_keys',
     'hides_units',
+    'Level',
+    'SCHEDULES',
     'load_rules',
     'rules_origin',
     'make_structure',

@@ -123,7 +123,9 @@ class _Trace:
         def forward(model: nn.Module, _: Any) -> list[Tensor]:
             with self.watch:
                 result.append(run_example(model, example))
-            return [tensor for tensor in tensors_in(result[0]) if tensor.grad_fn is not None]
+            # a layer whose values leave the graph (proposals of a detector) is one of the graph, too
+            ends = [*tensors_in(result[0]), *(tensor for tensor, _, _ in self.watch.left)]
+            return [tensor for tensor in ends if tensor.grad_fn is not None]
 
         graph = _Layers()
         with torch.enable_grad(), contextlib.suppress(_Found):

@@ -48,7 +48,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         loader=DictLoader({'page': _PAGE, 'cells': _CELLS}),
     )
-    environment.filters.update(human=human, breakable=breakable, left=left, embedded=_embedded)
+    environment.filters.update(human=human, breakable=breakable, left=left, embedded=_embedded, readable=_readable)
     return environment.from_string(template).render(version=__version__, **values)
 
 
@@ -66,6 +66,11 @@ def settings_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(name, text) of the settings that say something."""
     given = {name.replace('_', ' '): value for name, value in settings.items() if value is not None and value != []}
     return [(name, v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for name, v in given.items()]
+
+
+def _readable(png: bytes) -> int:
+    """The width in pixels at which the letters of a picture of 120 dpi can just be read; a PNG tells its own."""
+    return int(0.68 * int.from_bytes(png[16:20], 'big'))
 
 
 def _embedded(png: bytes) -> str:
@@ -100,7 +105,9 @@ _CELLS = """{# a cell: people read the short form, sorting takes the exact one #
 </table>
 {%- endmacro %}
 {% macro show(picture) %}
-<figure class="{{ picture.style }}" tabindex="0"><img alt="{{ picture.what }}" src="{{ picture.png | embedded }}">
+<figure class="{{ picture.style }}" tabindex="0"><img alt="{{ picture.what }}"
+{%- if picture.style == 'whole' %} style="width: {{ picture.png | readable }}px"{% endif %} src="
+{{- picture.png | embedded }}">
 </figure>
 {%- endmacro %}
 """
@@ -170,7 +177,7 @@ figure img { display: block; width: 100%; height: auto }
 .wide img, .levels img { min-width: 44rem }
 .levels figure { margin-top: 1rem }
 .whole { grid-column: 1 / -1 }
-.whole img { width: auto; min-width: min(100%, 60rem); max-width: max(100%, 60rem); margin: 0 auto }
+.whole img { max-width: none; margin: 0 auto }
 details { border-bottom: 1px solid var(--line); padding: .35rem 0 }
 summary { cursor: pointer }
 details ul { padding-left: 1.4rem; font-size: .88rem; overflow-wrap: anywhere }
@@ -181,7 +188,7 @@ details ul { padding-left: 1.4rem; font-size: .88rem; overflow-wrap: anywhere }
  thead th { position: static }
  .pictures { grid-template-columns: 1fr 1fr }
  .wide img, .levels img { min-width: 0 }
- .whole img { min-width: 0; max-width: 100%; max-height: 24cm }
+ .whole img { max-width: 100%; max-height: 24cm }
  th, td { padding: .12rem .3rem; white-space: normal }
  table { font-size: .8em }
  .name { min-width: 9em; max-width: none; font-size: 1em }

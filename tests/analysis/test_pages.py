@@ -9,8 +9,20 @@ import torch
 from torch import nn
 
 from vadslim.analysis import Latency, Measured, Report, count
+from vadslim.analysis.html_page import Picture
 from vadslim.analysis.layer_sizes import layer_sizes, part_sizes, parts
-from vadslim.analysis.pages import LATENCY, LAYERS, LEVELS, MACS, PAGE, PAGE_FILES, PARAMS, WIDTHS, write_pages
+from vadslim.analysis.pages import (
+    LATENCY,
+    LAYERS,
+    LEVELS,
+    MACS,
+    PAGE,
+    PAGE_FILES,
+    PARAMS,
+    SENSITIVITY,
+    WIDTHS,
+    write_pages,
+)
 from vadslim.analysis.report import GroupRow
 
 LEVELS_DATA = [
@@ -80,7 +92,8 @@ def folder(tmp_path_factory):
     )
     sizes = part_sizes(parts(before.modules), dense, slim, before, after, ({'0': 20.0}, {'0': 10.0}))
     folder = tmp_path_factory.mktemp('report')
-    written = write_pages(folder, report, layer_sizes(dense, slim, before, after), sizes, LEVELS_DATA)
+    layers, more = layer_sizes(dense, slim, before, after), {SENSITIVITY: Picture('a map', b'PNG', 'whole')}
+    written = write_pages(folder, report, layers, sizes, LEVELS_DATA, more)
     assert {path.name for path in written} == {path.name for path in folder.iterdir()} == set(PAGE_FILES)
     return folder
 
@@ -89,7 +102,7 @@ def test_the_page_needs_nothing_else(folder):
     page = Page((folder / PAGE).read_text(encoding='utf-8'))
     assert page.open == []
     pictures = [b64decode(link.removeprefix('data:image/png;base64,'), validate=True) for link in page.links]
-    assert pictures == [(folder / name).read_bytes() for name in (LEVELS, WIDTHS, PARAMS, MACS, LATENCY)]
+    assert pictures == [(folder / name).read_bytes() for name in (LEVELS, WIDTHS, PARAMS, MACS, LATENCY, SENSITIVITY)]
     assert "default-src 'none'" in page.policy
 
 

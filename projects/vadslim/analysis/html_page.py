@@ -6,9 +6,10 @@ script but a few lines that sort tables: by mouse or, each heading being a butto
 
 from __future__ import annotations
 
+import json
 import re
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jinja2 import DictLoader, Environment, StrictUndefined
@@ -24,8 +25,8 @@ class Picture(NamedTuple):
     Attributes:
         what: it shows, for those who cannot see it.
         png: the file.
-        style: '' for one among others, 'wide' for one that needs a line of its own, 'natural' for one that is not to
-            be scaled.
+        style: '' for one among others, 'wide' for one that needs a line of its own, 'whole' for one that is as wide as
+            its text needs.
     """
 
     what: str
@@ -47,7 +48,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         loader=DictLoader({'page': _PAGE, 'cells': _CELLS}),
     )
-    environment.filters.update(human=human, breakable=breakable, left=left, embedded=_embedded)
+    environment.filters.update(human=human, breakable=breakable, left=left, embedded=_embedded, readable=_readable)
     return environment.from_string(template).render(version=__version__, **values)
 
 
@@ -61,10 +62,15 @@ def left(after: float | None, before: float | None) -> str:
     return '' if not before or after is None else f'{after / before:.1%}'
 
 
-def settings_rows(settings: Mapping[str, Any], plain: Any) -> Sequence[tuple[str, str]]:
-    """(name, text) of the settings that say something; ``plain`` turns values that are no text into one."""
-    given = {name: value for name, value in settings.items() if value is not None and value != []}
-    return [(name.replace('_', ' '), v if isinstance(v, str) else plain(v)) for name, v in given.items()]
+def settings_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, text) of the settings that say something."""
+    given = {name.replace('_', ' '): value for name, value in settings.items() if value is not None and value != []}
+    return [(name, v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for name, v in given.items()]
+
+
+def _readable(png: bytes) -> int:
+    """The width in pixels at which the letters of a picture of 120 dpi can just be read; a PNG tells its own."""
+    return int(0.68 * int.from_bytes(png[16:20], 'big'))
 
 
 def _embedded(png: bytes) -> str:
@@ -78,8 +84,8 @@ _CELLS = """{# a cell: people read the short form, sorting takes the exact one #
 {%- endif %}</td>
 {%- endmacro %}
 {# columns: (heading, class) each; '' is a number, 'name' and 'kind' are texts #}
-{% macro table(label, columns, id='', what='sortable') %}
-<div class="scroll" tabindex="0" role="region" aria-label="{{ label }}"><table class="{{ what }}"
+{% macro table(label, columns, id='') %}
+<div class="scroll" tabindex="0" role="region" aria-label="{{ label }}"><table class="sortable"
 {%- if id %} id="{{ id }}"{% endif %}>
 <caption>{{ label }}</caption>
 <thead><tr>{% for heading, class in columns %}
@@ -92,12 +98,16 @@ _CELLS = """{# a cell: people read the short form, sorting takes the exact one #
 <table class="plain">
 <caption>{{ label }}</caption>
 {% for name, value in rows %}
-<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
+<tr><th scope="row">{{ name }}</th><td>{% if value | length > 160 %}
+<details><summary>{{ value[:60] }}&hellip;</summary>{{ value }}</details>
+{% else %}{{ value }}{% endif %}</td></tr>
 {% endfor %}
 </table>
 {%- endmacro %}
 {% macro show(picture) %}
-<figure class="{{ picture.style }}" tabindex="0"><img alt="{{ picture.what }}" src="{{ picture.png | embedded }}">
+<figure class="{{ picture.style }}" tabindex="0"><img alt="{{ picture.what }}"
+{%- if picture.style == 'whole' %} style="width: {{ picture.png | readable }}px"{% endif %} src="
+{{- picture.png | embedded }}">
 </figure>
 {%- endmacro %}
 """
@@ -124,10 +134,12 @@ h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0; overflow-wrap: anywh
 h2 { font-size: 1.15rem; margin: 2rem 0 .6rem }
 p, ul { margin: .4rem 0; overflow-wrap: anywhere }
 a { color: var(--after) }
-.soft { color: var(--soft); font-size: .88rem }
+.soft { color: var(--soft); font-size: .88em }
+small { font-size: .88em }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .7rem; margin: 1rem 0 }
 .card { border: 1px solid var(--line); border-radius: 8px; padding: .6rem .8rem }
 .card b { display: block; font-size: 1.6rem; line-height: 1.3 }
+.plain details { border: 0; padding: 0 }
 .bar { display: block; height: 6px; border-radius: 3px; background: var(--before) }
 .bar i { display: block; height: 6px; border-radius: 3px; background: var(--after) }
 .scroll { overflow: auto; max-height: 40rem; border: 1px solid var(--line); border-radius: 8px }
@@ -136,17 +148,16 @@ caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-pa
 th, td { padding: .28rem .55rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
 thead th { position: sticky; top: 0; z-index: 1; vertical-align: bottom; background: var(--head) }
 tbody th { font-weight: 400 }
-th button { all: unset; cursor: pointer }
+th button { all: unset; cursor: pointer; position: relative }
 :focus-visible, th button:focus-visible { outline: 2px solid var(--after); outline-offset: 1px }
-th button::after { content: ' \\25B4' / ''; visibility: hidden }
-th[aria-sort] button::after { visibility: visible }
-th[aria-sort=descending] button::after { content: ' \\25BE' / '' }
-.name { text-align: left; white-space: normal; min-width: 11rem; font-size: .82rem; overflow-wrap: anywhere }
+th button::after { position: absolute; left: 100% }
+th[aria-sort=ascending] button::after { content: '\\25B4' / '' }
+th[aria-sort=descending] button::after { content: '\\25BE' / '' }
+.name { text-align: left; white-space: normal; min-width: 15rem; font-size: .82rem; overflow-wrap: break-word }
 .kind { text-align: left }
-.text { text-align: left; white-space: normal; min-width: 12rem }
+.text { text-align: left; white-space: normal; min-width: 14rem }
 th.metric { white-space: normal; min-width: 5.5rem }
 .grow { min-width: 7rem }
-.grow button::after { content: none }
 .result { font-weight: 700 }
 .result th { font-weight: 700 }
 .lost { color: var(--soft) }
@@ -163,25 +174,31 @@ figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: 
  background: #fff }
 figure img { display: block; width: 100%; height: auto }
 .wide { grid-column: 1 / -1 }
-.wide img { min-width: 44rem }
-.natural { grid-column: 1 / -1 }
-.natural img { width: auto; max-width: none; margin: 0 auto }
+.wide img, .levels img { min-width: 44rem }
+.levels figure { margin-top: 1rem }
+.whole { grid-column: 1 / -1 }
+.whole img { max-width: none; margin: 0 auto }
 details { border-bottom: 1px solid var(--line); padding: .35rem 0 }
 summary { cursor: pointer }
 details ul { padding-left: 1.4rem; font-size: .88rem; overflow-wrap: anywhere }
 .changed-only .same { display: none }
 @media print {
- body { font-size: 10px; max-width: none; padding: 0 }
+ body { font-size: 10px; max-width: none; padding: 0 1px }
  .scroll, figure { overflow: visible; max-height: none; border: 0 }
  thead th { position: static }
- .wide img { min-width: 0 }
- .natural img { max-width: 100%; max-height: 24cm }
+ .pictures { grid-template-columns: 1fr 1fr }
+ .wide img, .levels img { min-width: 0 }
+ .whole img { max-width: 100%; max-height: 24cm }
  th, td { padding: .12rem .3rem; white-space: normal }
- .name { min-width: 0; max-width: none; position: static }
+ table { font-size: .8em }
+ .name { min-width: 9em; max-width: none; font-size: 1em }
+ tbody .name { position: static }
+ th.metric, .text { min-width: 0 }
  .card, tr, figure { break-inside: avoid }
  h2 { break-after: avoid }
  thead { display: table-header-group }
  .screen { display: none }
+ th button { display: contents }
  * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
 }
 </style>

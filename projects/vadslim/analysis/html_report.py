@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
@@ -32,7 +31,7 @@ def render(
     return html_page.render(
         _PAGE,
         title=report.settings.get('config', 'network'),
-        settings=html_page.settings_rows(report.settings, lambda value: json.dumps(value, ensure_ascii=False)),
+        settings=html_page.settings_rows(report.settings),
         totals=list(_totals(report)),
         conditions=list(_conditions(report)),
         levels=levels,

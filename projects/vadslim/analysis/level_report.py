@@ -19,15 +19,16 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from markupsafe import Markup
 
 from vadslim.analysis import html_page
 from vadslim.analysis.complexity import human
+from vadslim.analysis.html_page import Picture
+from vadslim.analysis.metrics import Family, family, in_order
 from vadslim.analysis.plots import BEFORE, GRID, LINES, TEXT, new_figure, to_png
 from vadslim.pruning.sensitivity import is_cost
 
@@ -38,28 +39,6 @@ PANELS, CURVES = 3, 6  # of metrics, and in each
 _LEGEND: dict[str, Any] = {'fontsize': 8, 'title_fontsize': 8, 'alignment': 'left'}
 
 
-class _Family(NamedTuple):
-    """Metrics that share a scale."""
-
-    pattern: re.Pattern[str]
-    title: str
-    unit: str
-
-
-#: The plan first, as it is what the network is for; within a family names keep their order.
-_FAMILIES = tuple(
-    _Family(re.compile(pattern), title, unit)
-    for pattern, title, unit in (
-        (r'(?<![a-z])l2(?![a-z0-9])', 'L2', 'm'),
-        (r'(?<![a-z])box_col(?![a-z])', 'Collisions', 'fraction of the plans'),
-        (r'(?<![a-z])col(lisions?)?(?![a-z])', 'Collisions', 'fraction of the plans'),
-        (r'(?<![a-z])(min)?[af]de(?![a-z])', 'Displacement', 'm'),
-        (r'(?<![a-z])m(iss)?r(?![a-z])', 'Misses', 'fraction'),
-        (r'', 'Metrics', ''),
-    )
-)
-
-
 @dataclass(frozen=True)
 class LevelReport:
     """What is written of the levels.
@@ -67,7 +46,7 @@ class LevelReport:
     Attributes:
         table: the text of ``levels.csv``.
         picture: ``levels.png``.
-        section: a part of a page, with a heading, without the picture.
+        section: a part of a page, with a heading and the picture.
     """
 
     table: str
@@ -86,7 +65,8 @@ def level_report(levels: Sequence[Level]) -> LevelReport:
     """
     if not levels or any(level.get('level') is None or not level.get('params') for level in levels):
         raise ValueError('levels: at least one is needed, and level and params of each')
-    return LevelReport(to_csv(levels), levels_picture(levels), section(levels))
+    picture = levels_picture(levels)
+    return LevelReport(to_csv(levels), picture, section(levels, picture))
 
 
 def result(levels: Sequence[Level]) -> int:
@@ -108,7 +88,7 @@ def outcome(levels: Sequence[Level], number: int) -> str:
 def metric_names(levels: Iterable[Level]) -> list[str]:
     """All metrics that any level has a number of: L2 and collisions first."""
     found = dict.fromkeys(name for level in levels for name, v in (level.get('metrics') or {}).items() if _known(v))
-    return sorted(found, key=lambda name: _FAMILIES.index(_family(name)))
+    return in_order(found)
 
 
 def to_csv(levels: Sequence[Level]) -> str:
@@ -126,8 +106,8 @@ def to_csv(levels: Sequence[Level]) -> str:
     return text.getvalue()
 
 
-def section(levels: Sequence[Level]) -> Markup:
-    """A heading, the outcome in a sentence, and a table with a line per level."""
+def section(levels: Sequence[Level], picture: bytes | None = None) -> Markup:
+    """A heading, the outcome in a sentence, a table with a line per level, and the picture."""
     last = result(levels)
     names = [name for _, _, of_family in _panels(levels) for name in of_family]
     costs = [cost for cost in COSTS if any(_known(level.get(cost)) for level in levels)]
@@ -153,7 +133,7 @@ def section(levels: Sequence[Level]) -> Markup:
         costs=[COSTS[cost] for cost in costs],
         names=names,
         ratios=any(_known(level.get('ratio')) for level in levels),
-        whys=any(level.get('why') for level in levels),
+        picture=picture and Picture('Costs and metrics level by level', picture),
         number=levels[last]['level'],
         pruned=len(levels) - 1,
         lost=lost and {'level': lost['level'], 'why': (lost.get('why') or '').rstrip('.')},
@@ -213,15 +193,10 @@ def _draw(axes: Any, curves: Mapping[str, list[Any]], levels: Sequence[Level], t
 
 def _panels(levels: Sequence[Level]) -> list[tuple[str, str, list[str]]]:
     """(title, unit, names) of the metrics that are shown."""
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[Family, list[str]] = {}
     for name in metric_names(levels):
-        family = _family(name)
-        found.setdefault((family.title, family.unit), []).append(name)
+        found.setdefault(family(name), []).append(name)
     return [(title, unit, names[:CURVES]) for (title, unit), names in list(found.items())[:PANELS]]
-
-
-def _family(name: str) -> _Family:
-    return next(family for family in _FAMILIES if family.pattern.search(name.lower()))
 
 
 def _common(names: Sequence[str]) -> str:
@@ -251,28 +226,29 @@ def _cost(level: Level, dense: Level, cost: str) -> tuple[Any, str, str]:
     return value, short, '' if share is None else f'{share:.0f}%'
 
 
-_SECTION = """{% from 'cells' import table %}
+_SECTION = """{% from 'cells' import show, table %}
 <h2>Level by level</h2>
 <p>{% if number %}The result is level {{ number }} of {{ pruned }}.{% else %}Nothing was pruned.{% endif %}
 {%- if lost %} Level {{ lost.level }} was rolled back{% if lost.why %}: {{ lost.why }}{% endif %}.{% endif %}</p>
 <p class="soft">Per cents are of the dense network, level 0.
 {%- if shown < known %} {{ known - shown }} more metrics stand in levels.csv.{% endif %}</p>
-{% set columns = [('level', ''), ('outcome', 'kind')] + ([('ratio', '')] if ratios else []) %}
+{% set columns = [('level', ''), ('outcome', 'text')] + ([('ratio', '')] if ratios else []) %}
 {% set ns = namespace(columns=columns) %}
 {% for cost in costs %}{% set ns.columns = ns.columns + [(cost, ''), ('left', '')] %}{% endfor %}
 {% for name in names %}{% set ns.columns = ns.columns + [(name | breakable, 'metric')] %}{% endfor %}
-{% call table('Level by level', ns.columns + ([('why', 'text')] if whys else []) + [('folder', 'kind')],
- what='sortable levels') %}
+{% call table('Level by level', ns.columns + [('folder', 'kind')]) %}
 {% for row in rows %}
 <tr{% if row.class %} class="{{ row.class }}"{% endif %}><th scope="row">{{ row.number }}</th>
-<td class="kind">{{ row.outcome }}</td>
+<td class="text">{{ row.outcome }}{% if row.why %}<br><small>{{ row.why }}</small>{% endif %}</td>
 {% if ratios %}<td>{{ '' if row.ratio is none else '%.3g' | format(row.ratio) }}</td>{% endif %}
 {% for exact, short, share in row.costs %}<td data-v="{{ exact }}">{{ short }}</td>
 <td data-v="{{ exact }}">{{ share }}</td>{% endfor %}
 {% for exact, short in row.metrics %}<td data-v="{{ exact }}">{{ short }}</td>{% endfor %}
-{% if whys %}<td class="text">{{ row.why }}</td>{% endif %}
 <td class="kind">{% if row.folder %}<a href="{{ row.folder | urlencode }}/report.html">{{ row.folder }}</a>{% endif %}
 </td></tr>
 {% endfor %}
 {% endcall %}
+{% if picture %}
+<div class="levels">{{ show(picture) }}</div>
+{% endif %}
 """

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 PAGE, LAYERS, LEVEL_TABLE = 'report.html', 'layers.csv', 'levels.csv'
 WIDTHS, PARAMS, MACS, LATENCY, LEVELS = 'widths.png', 'params.png', 'macs.png', 'latency.png', 'levels.png'
+SENSITIVITY = 'sensitivity.png'
 #: All that ``write_pages`` may write.
-PAGE_FILES = (PAGE, LAYERS, LEVEL_TABLE, WIDTHS, PARAMS, MACS, LATENCY, LEVELS)
+PAGE_FILES = (PAGE, LAYERS, LEVEL_TABLE, WIDTHS, PARAMS, MACS, LATENCY, LEVELS, SENSITIVITY)
 
 
 def draw(layers: Sequence[LayerSize], parts: Sequence[PartSize]) -> dict[str, Picture]:
@@ -61,6 +62,7 @@ def write_pages(
     from vadslim.analysis.html_report import render
 
     pictures = {**draw(layers, parts), **(more or {})}
+    files = {name: picture.png for name, picture in pictures.items()}
     texts = {LAYERS: to_csv(layers)}
     section = Markup()
     if len(levels) > 1:
@@ -68,12 +70,12 @@ def write_pages(
 
         of_levels = level_report(levels)
         section, texts[LEVEL_TABLE] = of_levels.section, of_levels.table
-        pictures = {LEVELS: Picture('Costs and metrics level by level', of_levels.picture, 'wide'), **pictures}
+        files[LEVELS] = of_levels.picture
     texts[PAGE] = render(report, layers, list(pictures.values()), section)
-    for name, picture in pictures.items():
+    for name, png in files.items():
         with atomic_write(folder / name, 'wb') as file:
-            file.write(picture.png)
+            file.write(png)
     for name, text in texts.items():
         with atomic_write(folder / name) as file:
             file.write(text)
-    return [folder / name for name in (*texts, *pictures)]
+    return [folder / name for name in (*texts, *files)]

@@ -83,18 +83,20 @@ def parts_picture(parts: Sequence[PartSize], cost: str) -> bytes:
         parts: of ``part_sizes``.
         cost: 'params', 'macs' or 'ms'; every part has it.
     """
-    title = {'params': 'Parameters', 'macs': 'MACs', 'ms': 'Milliseconds by part, in other runs'}[cost]
+    from matplotlib.patches import Patch
+
+    title = {'params': 'Parameters', 'macs': 'MACs', 'ms': 'Latency, timed part by part'}[cost]
     names = title_of([part.name for part in parts])
     rows = [(names[part.name], *getattr(part, cost)) for part in parts]
     totals = [sum(row[side] for row in rows) for side in (1, 2)]
     rows = [row for row in rows if max(row[1:]) > 0.005 * max(totals)]
     longest = max((max(before, after) for _, before, after in rows), default=1) or 1
-    height = 0.6 + 0.46 * max(len(rows), 1)
+    height = 0.85 + 0.46 * max(len(rows), 1)
     figure, axes = new_figure(5.6, height, layout=None)
-    axes.set_position((0.015, 0.0, 0.97, 1 - 0.4 / height))
+    axes.set_position((0.015, 0.0, 0.97, 1 - 0.65 / height))
     for number, (name, before, after) in enumerate(rows):
         axes.barh(number, before, height=0.36, color=BEFORE)
-        axes.barh(number, after, height=0.36, color=AFTER)
+        axes.barh(number, after, height=0.2, color=AFTER)  # both can be seen where the part got slower
         left = f' ({after / before:.0%})' if before else ''
         numbers = f'{_value(before, cost)} → {_value(after, cost)}{left}'
         axes.text(0, number - 0.26, short(name, 40), va='bottom', fontsize=9)
@@ -104,11 +106,14 @@ def parts_picture(parts: Sequence[PartSize], cost: str) -> bytes:
     axes.axis('off')
     of_all = f'{_value(totals[0], cost)} → {_value(totals[1], cost)}'
     figure.suptitle(f'{title}: {of_all}', x=0.015, y=1 - 0.1 / height, ha='left', fontweight='bold')
+    boxes = [Patch(color=BEFORE, label='before'), Patch(color=AFTER, label='after')]
+    where = {'loc': 'upper right', 'bbox_to_anchor': (0.99, 1 - 0.26 / height), 'borderpad': 0.0}
+    figure.legend(handles=boxes, ncols=2, frameon=False, fontsize=9, handlelength=1.6, **where)
     return to_png(figure)
 
 
 def _value(number: float, cost: str) -> str:
-    return f'{number:.1f}' if cost == 'ms' else human(number)
+    return f'{number:.1f} ms' if cost == 'ms' else human(number)
 
 
 def new_figure(
@@ -129,11 +134,11 @@ def new_figure(
     return figure, axes
 
 
-def to_png(figure: Any) -> bytes:
+def to_png(figure: Any, dpi: int = DPI) -> bytes:
     """The file of a figure; the same figure gives the same bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     file = io.BytesIO()
-    figure.savefig(file, format='png', metadata={'Software': None})
+    figure.savefig(file, format='png', dpi=dpi, metadata={'Software': None})
     return file.getvalue()

@@ -19,6 +19,7 @@ Layers and grids: ``make_structure(model, groups, kept, edits=[depth_edit(model,
 from .activation import Activation
 from .allocation import Allocation, Global, Isomorphic, Uniform, topology
 from .attention import SlimMultiheadAttention, by_dim, projections
+from .borders import Borders, declares_borders
 from .composing import compose
 from .editing import (
     Choice,
@@ -35,6 +36,7 @@ from .editing import (
 )
 from .edits import EDITS, EditError
 from .find import Trace, declares_traces, find_groups, run_example
+from .fused_attention import SlimFusedAttention
 from .gradients import Fisher, Hessian, PlanningTaylor, Taylor
 from .grid import output_changes
 from .group import Attr, Group, GroupError, Index, Slice, blocks, check_groups, declares_groups
@@ -47,7 +49,7 @@ from .passes import ScoringError
 from .proof import ProofError, check_group, wrong_groups
 from .pruner import PatternError, PlanRow, StructuredPruner, params_saved
 from .recalibration import Recalibration, recalibrate
-from .rules import RuleError, Rules, load_rules
+from .rules import Origin, RuleError, Rules, load_rules, rules_origin
 from .slim import follows_tensors, resize, slice_state_dict
 from .structure import Structure, StructureError, architecture_hash, make_structure
 from .target import Cost, OutOfReachError, Solution, TargetError, parse_goal, savings, search, solve
@@ -62,6 +64,7 @@ __all__ = [
     'Allocation',
     'Attr',
     'BNScale',
+    'Borders',
     'Choice',
     'Cost',
     'EditError',
@@ -83,8 +86,10 @@ __all__ = [
     'Resizable',
     'RuleError',
     'Rules',
+    'Origin',
     'ScoringError',
     'Slice',
+    'SlimFusedAttention',
     'SlimMultiheadAttention',
     'Solution',
     'Stack',
@@ -102,6 +107,7 @@ __all__ = [
     'check_group',
     'check_groups',
     'compose',
+    'declares_borders',
     'declares_edits',
     'declares_groups',
     'declares_traces',
@@ -117,6 +123,7 @@ __all__ = [
     'Level',
     'SCHEDULES',
     'load_rules',
+    'rules_origin',
     'make_structure',
     'mask',
     'optimizer_param_names',

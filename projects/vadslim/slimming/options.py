@@ -43,6 +43,7 @@ class Options:
         mode: None (prune only), 'fine-tune' or 'retrain'.
         gpus, gpu_ids, launcher, device: as :func:`vadslim.launch.choose_machine` takes them.
         allocation: a name of ALLOCATIONS, or the config that a file of rules holds.
+        rules: that file; only the report asks what else it says.
         target: ('params', 'macs' or 'latency', what it may be), or None.
         latency_table: file of measured times of layers; None is the user's cache.
         latency_backend: what a latency target is for.
@@ -72,6 +73,7 @@ class Options:
     importance: str = 'L2'
     batches: int = 16
     allocation: str | dict[str, Any] = 'uniform'
+    rules: Path | None = None
     target: tuple[str, str] | None = None
     latency_table: Path | None = None
     latency_backend: str = 'pytorch'
@@ -232,6 +234,11 @@ def parse(argv: Sequence[str]) -> Options:
     target = _target(given)
     limits = {'L2': given.max_l2_increase, 'collision': given.max_collision_increase}
     allocation = _allocation(given)
+    if given.levels > 1 and target and isinstance(allocation, dict) and _fixed(allocation):
+        raise UserError(
+            f'--levels {given.levels} and --target-{target[0]}: rules {given.rules} have fixed ratios, which would go '
+            'again at each level; give them a scale'
+        )
     if not given.dry_run:
         check_writable(given.output_dir)
     return Options(
@@ -250,6 +257,7 @@ def parse(argv: Sequence[str]) -> Options:
         importance=given.importance,
         batches=given.batches,
         allocation=allocation,
+        rules=given.rules,
         target=target,
         latency_table=given.latency_table,
         latency_backend=given.latency_backend,
@@ -308,6 +316,11 @@ def _size(text: str) -> str:
     if not re.fullmatch(r'([^=]+=)?\d+(x\d+){0,2}', text, re.ASCII):
         raise argparse.ArgumentTypeError(f'{text} is not a size: 50x50, rows and columns, or NAME=50x50')
     return text
+
+
+def _fixed(allocation: Mapping[str, Any]) -> bool:
+    """Whether rules take something at a ratio of their own."""
+    return allocation.get('default') is not None or any('ratio' in rule for rule in allocation['rules'])
 
 
 def check_file(path: Path, what: str) -> None:

@@ -170,7 +170,8 @@ def prune(options: Options, device: str, console: Console, scores: Scores | None
             [f'not counted: {why_not}'] if why_not else [],
         )
         print_report(report, console, every_group=True)
-        console.print('dry run: nothing was written')
+        which = f' of level {options.turn.number} of {options.levels}' if options.turn else ''
+        console.print(f'dry run{which}: nothing was written')
         return None
     step = _open(options, cfg, overwrite=False) if _in_use(options.output_dir) else None
     config_path = options.output_dir / f'{options.config.stem}_slim.py'
@@ -355,7 +356,7 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
             outputs += [out / ZEROED] if (out / ZEROED).exists() else []
     files = [options.checkpoint, out / SLIM]
     asked = settings(options) | ({'ratio_so_far': round(slimmed.ratio, 6)} if options.turn else {})
-    report, others = write_report(out, slimmed, asked, files, clock, notes, options.latency)
+    report, others = write_report(slimmed, options, asked, files, clock, notes)
     result = {'params': [report.before.params, report.after.params]}
     if report.before.complexity and report.after.complexity:
         result['macs'] = [report.before.complexity.macs, report.after.complexity.macs]

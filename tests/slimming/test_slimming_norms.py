@@ -74,9 +74,6 @@ def test_constants_follow_what_slimming_changed(command, folder, trained):
     assert any('shifted by what slimming changed (--recalibrate-bn, 3 batches)' in n for n in notes_of(folder / 'out'))
     assert not torch.equal(fresh['bn2.running_mean'], stale['bn2.running_mean'])
     assert torch.equal(fresh['bn2.num_batches_tracked'], stale['bn2.num_batches_tracked'])
-    stale, fresh, _ = slim_twice(command, 'frozen.py', trained, '--protect', 'conv*')
-    for name in fresh:  # no channel left
-        torch.testing.assert_close(fresh[name], stale[name], rtol=1e-5, atol=1e-6)
 
 
 def test_averaged_weights_are_spoken_of(command, folder, trained):

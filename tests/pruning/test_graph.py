@@ -151,8 +151,8 @@ class Block(nn.Module):
 
 
 class FrozenStem(nn.Module):
-    """Like mmdet's backbones: stem frozen, every batch norm frozen and in eval mode while training. Whenever the mode is
-    set the stem is frozen anew, and ``train`` and ``eval`` return nothing.
+    """Like mmdet's backbones: stem frozen, every batch norm frozen and in eval mode while training. Setting the mode
+    freezes the stem anew, and returns nothing.
     """
 
     example = (torch.randn(2, 3, 8, 8),)

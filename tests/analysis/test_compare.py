@@ -150,6 +150,7 @@ def test_json_has_all(tmp_path, capsys):
         (b'{"format": 9}', 'format is 9'),
         (b'{"format": 1', 'not a JSON file'),
         (b'# a config', 'bad'),
+        (b'{"format": 1, "settings": {}}', 'JSON, but no structure file'),
     ],
 )
 def test_bad_files_are_one_line(content, message, tmp_path, capsys):
@@ -159,6 +160,19 @@ def test_bad_files_are_one_line(content, message, tmp_path, capsys):
     assert main([str(tmp_path / 'good.json'), str(tmp_path / 'bad')]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith('error: ') and message in line
+
+
+def test_a_folder_says_what_is_in_it(tmp_path, capsys):
+    Structure('0' * 64).save(tmp_path / 'structure.json')
+    assert main([str(tmp_path), str(tmp_path / 'structure.json')]) == 2
+    assert 'is a folder, a file is needed; name one of structure.json' in ' '.join(capsys.readouterr().err.split())
+
+
+def test_names_are_whole_where_no_terminal_breaks_them(tmp_path, capsys):
+    long = 'pts_bbox_head.transformer.encoder.layers.0.attentions.1.deformable_attention.sampling_offsets.weight'
+    a, b = (save(tmp_path / f'{n}.pth', {long: torch.zeros(n, 2)}) for n in (1, 2))
+    assert main([str(a), str(b)]) == 0
+    assert f'{long} ' in capsys.readouterr().out
 
 
 def test_a_checkpoint_without_weights(tmp_path, capsys):

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vadslim.analysis.heat_map import draw_heat_map, percent
+from vadslim.analysis.heat_map import heat_map, percent
 
 
 def colours(picture):
@@ -14,23 +14,22 @@ def colours(picture):
     return (red - blue > 60).sum(), (blue - red > 60).sum(), grey.sum()
 
 
-def draw(path, changes, **panels):
+def draw(changes, **panels):
     rows = [f'group.{number}' for number in range(len(changes))]
-    draw_heat_map(path, rows, [str(c) for c in range(changes.shape[1])], {'L2': changes, **panels}, 'title')
-    return cv2.imread(str(path))
+    png = heat_map(rows, [str(c) for c in range(changes.shape[1])], {'L2': changes, **panels}, 'title')
+    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
 
 
-def test_it_is_as_tall_as_it_has_to_be(tmp_path):
-    few, many = (draw(tmp_path / 'map.png', np.zeros((count, 3))) for count in (3, 63))
+def test_it_is_as_tall_as_it_has_to_be():
+    few, many = (draw(np.zeros((count, 3))) for count in (3, 63))
     assert many.shape[0] - few.shape[0] == pytest.approx(60 * 24, abs=2)  # 0.2 inches at 120 dpi: a line of text
-    assert [path.name for path in tmp_path.iterdir()] == ['map.png']
 
 
-def test_red_is_worse_and_grey_is_unknown(tmp_path):
-    nothing = colours(draw(tmp_path / 'a.png', np.zeros((2, 2))))
-    worse = colours(draw(tmp_path / 'b.png', np.array([[0.5, np.inf], [0, 0]])))
-    better = colours(draw(tmp_path / 'c.png', np.array([[-0.5, -0.9], [0, 0]])))
-    unknown = colours(draw(tmp_path / 'd.png', np.array([[np.nan, 0], [0, 0]])))
+def test_red_is_worse_and_grey_is_unknown():
+    nothing = colours(draw(np.zeros((2, 2))))
+    worse = colours(draw(np.array([[0.5, np.inf], [0, 0]])))
+    better = colours(draw(np.array([[-0.5, -0.9], [0, 0]])))
+    unknown = colours(draw(np.array([[np.nan, 0], [0, 0]])))
     assert worse[0] > nothing[0] + 1000 and better[1] > nothing[1] + 1000 and unknown[2] > nothing[2] + 1000
     assert worse[1] == nothing[1] and better[0] == nothing[0]
 

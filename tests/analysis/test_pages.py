@@ -9,11 +9,27 @@ import torch
 from torch import nn
 
 from vadslim.analysis import Latency, Measured, Report, count
+from vadslim.analysis.html_page import Picture
 from vadslim.analysis.layer_sizes import layer_sizes, part_sizes, parts
-from vadslim.analysis.pages import LATENCY, LAYERS, LEVELS, MACS, PAGE, PAGE_FILES, PARAMS, WIDTHS, write_pages
+from vadslim.analysis.pages import (
+    LATENCY,
+    LAYERS,
+    LEVELS,
+    MACS,
+    PAGE,
+    PAGE_FILES,
+    PARAMS,
+    SENSITIVITY,
+    WIDTHS,
+    write_pages,
+)
 from vadslim.analysis.report import GroupRow
 
-LEVELS_DATA = [{'params': 100, 'L2': 2.0}, {'params': 70, 'L2': None}, {'params': 50, 'L2': 2.2}]
+LEVELS_DATA = [
+    {'level': 0, 'params': 100, 'metrics': {'L2': 2.0}},
+    {'level': 1, 'params': 70, 'metrics': {}},
+    {'level': 2, 'params': 50, 'metrics': {'L2': 2.2}, 'folder': 'level_2'},
+]
 
 
 def run(model):
@@ -36,7 +52,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
-        self.links += [value for name, value in attributes.items() if name in ('src', 'href', 'srcset')]
+        self.links += [value for name, value in attributes.items() if name in ('src', 'srcset')]
         self.policy += attributes.get('content', '') if 'http-equiv' in attributes else ''
         self.open += [] if tag in self.VOID else [tag]
         if tag == 'tr':
@@ -76,7 +92,8 @@ def folder(tmp_path_factory):
     )
     sizes = part_sizes(parts(before.modules), dense, slim, before, after, ({'0': 20.0}, {'0': 10.0}))
     folder = tmp_path_factory.mktemp('report')
-    written = write_pages(folder, report, layer_sizes(dense, slim, before, after), sizes, LEVELS_DATA)
+    layers, more = layer_sizes(dense, slim, before, after), {SENSITIVITY: Picture('a map', b'PNG', 'whole')}
+    written = write_pages(folder, report, layers, sizes, LEVELS_DATA, more)
     assert {path.name for path in written} == {path.name for path in folder.iterdir()} == set(PAGE_FILES)
     return folder
 
@@ -85,7 +102,7 @@ def test_the_page_needs_nothing_else(folder):
     page = Page((folder / PAGE).read_text(encoding='utf-8'))
     assert page.open == []
     pictures = [b64decode(link.removeprefix('data:image/png;base64,'), validate=True) for link in page.links]
-    assert pictures == [(folder / name).read_bytes() for name in (WIDTHS, PARAMS, MACS, LATENCY, LEVELS)]
+    assert pictures == [(folder / name).read_bytes() for name in (LEVELS, WIDTHS, PARAMS, MACS, LATENCY, SENSITIVITY)]
     assert "default-src 'none'" in page.policy
 
 
@@ -127,7 +144,7 @@ def test_only_what_there_are_data_for(tmp_path):
     model = network(4)
     layers, sizes = layer_sizes(model, model), part_sizes(['0'], model, model)
     report = Report({}, '', Measured(10), Measured(10), [])
-    written = write_pages(tmp_path, report, layers, sizes, LEVELS_DATA[:2])
+    written = write_pages(tmp_path, report, layers, sizes, LEVELS_DATA[:1])
     assert {path.name for path in written} == {LAYERS, PAGE, WIDTHS, PARAMS}
     text = Page((tmp_path / PAGE).read_text()).text
     assert 'MACs' not in text and 'Latency' not in text and '100.0%' in text

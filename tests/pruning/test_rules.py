@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from vadslim.pruning import Group, PatternError, RuleError, Rules, StructuredPruner, load_rules
+from vadslim.pruning import Group, PatternError, RuleError, Rules, StructuredPruner, load_rules, rules_origin
 from vadslim.registry import ALLOCATIONS
 
 GROUPS = [
@@ -108,9 +108,25 @@ def test_files(name, tmp_path):
     assert StructuredPruner(0.5, allocation=allocation).allocation.rules[1].ratio == 0.25
 
 
+def test_where_rules_come_from_changes_nothing(tmp_path):
+    path = tmp_path / 'rules.yaml'
+    for text, expected in (
+        ('rules: []\n', None),
+        ('rules: []\nsensitivity: {file: ../s/sensitivity.json}\n', {}),
+        ('rules: []\nsensitivity: {file: ../s/sensitivity.json, metrics: {L2: false, mAP: true}}', {'L2': 0, 'mAP': 1}),
+    ):
+        path.write_text(text)
+        assert load_rules(path) == {'type': 'rules', 'rules': []}
+        origin = rules_origin(path)
+        assert (origin and origin.metrics) == expected
+    assert origin.file == tmp_path / '../s/sensitivity.json'
+
+
 @pytest.mark.parametrize(
     ('name', 'text', 'message'),
     [
+        ('a.yaml', 'rules: []\nsensitivity: here', "sensitivity is 'here'; an object with the key file"),
+        ('a.yaml', 'rules: []\nsensitivity: {file: a, metrics: [L2]}', "metrics is \\['L2'\\]; names, and whether"),
         ('a.json', '[{"kind": "head", ]', 'not a JSON or YAML file'),
         ('a.yaml', 'rules: [}', 'not a JSON or YAML file'),
         ('a.yaml', '', 'rules is None, a list'),

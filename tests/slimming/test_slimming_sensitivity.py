@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,7 @@ def test_known_sensitivities(sweep, folder):
     assert [float(row['value worse']) for row in rows[-4:]] == pytest.approx([0, 3 / 36, 3 / 36, 10 / 36])
     assert [float(row['error worse']) for row in rows[-4:]] == [0, 0.75, 0.75, 2.5]
     assert (folder / 'out' / 'sensitivity.png').read_bytes()[:4] == b'\x89PNG'
+    assert 'alive_<wbr>in' in (folder / 'out' / 'sensitivity.html').read_text()
     assert not list(folder.glob('work*'))
 
 
@@ -79,7 +81,7 @@ def test_after_kill_9_it_goes_on(sweep, folder):
     assert code == 0, err
     assert '2 to evaluate' in out
     assert len(ledger) == 4 + 2  # three of those four had been kept
-    for name in ('sensitivity.json', 'sensitivity.csv', 'sensitivity.png'):
+    for name in ('sensitivity.json', 'sensitivity.csv', 'sensitivity.png', 'sensitivity.html'):
         assert (folder / 'out' / name).read_bytes() == (folder / 'whole' / name).read_bytes(), name
     assert len(sweep(*RATIOS)[3]) == 6  # whole: nothing is evaluated
 
@@ -140,6 +142,15 @@ def test_the_pruning_takes_the_rules(sweep, command, folder):
     groups = Structure.load(folder / 'pruned' / 'structure.json').groups
     kept = {name.split('_')[0]: group['kept'] for name, group in groups.items()}
     assert kept['alive'] == [2, 3, 4, 5, 6, 7] and len(kept['dead']) == 2
+    # its report shows the measurements; once they are gone, it is a report like any other, of the same recipe
+    picture = (folder / 'pruned' / 'sensitivity.png').read_bytes()
+    assert picture == (folder / 'out' / 'sensitivity.png').read_bytes()
+    assert b64encode(picture).decode() in (folder / 'pruned' / 'report.html').read_text()
+    (folder / 'out' / 'sensitivity.json').unlink()
+    args = ('net.py', 'random', '--rules', 'rules.json', '--latency', '0')
+    assert 'reused' in command(*args, '--output-dir', 'pruned')[1]
+    assert command(*args, '--output-dir', 'again')[0] == 0
+    assert not (folder / 'again' / 'sensitivity.png').exists()
 
 
 @pytest.mark.parametrize(

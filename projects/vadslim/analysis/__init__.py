@@ -6,10 +6,11 @@ from vadslim.analysis.latency import Latency, measure, measure_in_turn, measure_
 from vadslim.analysis.latency_table import LatencyTable, LatencyTableError
 from vadslim.analysis.layer_times import LayerTimes
 from vadslim.analysis.predict import Macs, Params
-from vadslim.analysis.report import GroupRow, Measured, Report, print_report
+from vadslim.analysis.report import EditRow, GroupRow, Measured, Report, print_report
 
 __all__ = [
     'Complexity',
+    'EditRow',
     'Example',
     'GroupRow',
     'Latency',

@@ -172,8 +172,12 @@ def read_side(path: str | Path) -> Side:
         CheckpointError, StructureError: it is neither, or damaged; one line.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = sorted(file.name for file in path.iterdir() if file.suffix == '.pth' or file.name == 'structure.json')
+        hint = f'; name one of {", ".join(inside)}'[:120] if inside else ''
+        raise CheckpointError(f'{path}: is a folder, a file is needed{hint}')
     if path.is_file() and _is_json(path):
-        return Side(str(path), Structure.load(path))
+        return Side(str(path), _load_structure(path))
     checkpoint = load_checkpoint(path)
     state = checkpoint.get('state_dict')
     if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
@@ -188,6 +192,16 @@ def read_side(path: str | Path) -> Side:
         return Side(str(path), structure, {edits.dense_name(name): value for name, value in named.items()})
     except EditError as error:
         raise StructureError(f'{path}: {error}') from None
+
+
+def _load_structure(path: Path) -> Structure:
+    try:
+        return Structure.load(path)
+    except StructureError as error:
+        keys = json.loads(path.read_text(encoding='utf-8')) if 'architecture_sha256' in str(error) else {}
+        if 'architecture_sha256' in keys or not keys:
+            raise
+        raise StructureError(f'{path}: JSON, but no structure file: it has no architecture_sha256') from None
 
 
 def _is_json(path: Path) -> bool:

@@ -14,6 +14,8 @@ from rich.table import Table
 from vadslim.analysis.compare import Comparison, TensorDifference, compare, read_side
 from vadslim.cli import Parser, at_least, run
 
+WIDTH = 160  # of lines that no terminal breaks: the longest names of VAD beside their numbers
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0 compared, whatever was found; 2 a file that cannot be (one line)."""
@@ -36,7 +38,7 @@ def _run(argv: Sequence[str]) -> None:
     if options.json:
         print(found.to_json())
     else:
-        print_comparison(found, Console(width=None if sys.stdout.isatty() else 110), options.top)
+        print_comparison(found, Console(width=None if sys.stdout.isatty() else WIDTH), options.top)
 
 
 def print_comparison(found: Comparison, console: Console, top: int = 10) -> None:
@@ -69,7 +71,7 @@ def print_comparison(found: Comparison, console: Console, top: int = 10) -> None
                 group.name,
                 group.kind,
                 *map(str, group.kept),
-                str(group.num_units),
+                str(group.num_units) if group.overlap is not None else '-',
                 str(len(group.only_a)),
                 str(len(group.only_b)),
                 '-' if group.overlap is None else f'{group.overlap:.0%}',
@@ -114,7 +116,9 @@ def _print_tensors(found: Comparison, console: Console, top: int) -> None:
             console.print(line, markup=False, highlight=False)
     if found.reshaped:
         rows = ((row.name, *map(_shape, row.shapes), _change(row)) for row in found.reshaped)
-        columns = ('tensor', 'shape A', 'shape B', 'change of what both have')
+        columns = ['tensor', 'shape A', 'shape B', 'change of what both have']
+        if not found.compared:  # there are no values
+            rows, columns = (row[:3] for row in rows), columns[:3]
         _print_table(console, f'Reshaped: {len(found.reshaped)} tensors', columns, rows, top)
     if found.changed:
         title = f'Values: {len(found.changed)} of {found.compared} tensors changed; the largest relative changes'
@@ -126,7 +130,8 @@ def _print_tensors(found: Comparison, console: Console, top: int) -> None:
 
 def _print_table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], top: int) -> None:
     rows = list(rows)
-    table = Table(title=title, title_justify='left')
+    console.print(title, style='italic', highlight=False, soft_wrap=True)
+    table = Table()
     for number, column in enumerate(columns):
         table.add_column(column, justify='right' if number else 'left', overflow='fold')
     for row in rows[:top]:

@@ -1,39 +1,41 @@
-"""The report as one HTML page that needs nothing else: no network, no script but a few lines to sort tables."""
+"""The report of a slimming as one HTML page."""
 
 from __future__ import annotations
 
-import json
-from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from vadslim import __version__
+from vadslim.analysis import html_page
 from vadslim.analysis.complexity import human
+from vadslim.analysis.html_page import Picture, left
 from vadslim.analysis.layer_sizes import LayerSize
 from vadslim.analysis.report import Report
 
 
-def render(report: Report, layers: Sequence[LayerSize], pictures: Mapping[str, bytes]) -> str:
+def render(
+    report: Report,
+    layers: Sequence[LayerSize],
+    pictures: Sequence[Picture],
+    levels: Markup | str = '',
+) -> str:
     """The page.
 
     Args:
         report: what the page says.
         layers: the rows of its longest table.
-        pictures: what they show -> PNG files.
+        pictures: in the order of the page.
+        levels: what ``level_report`` says of an iterative pruning, as HTML.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(human=human, breakable=_breakable, left=_left)
     cut = [row for row in report.groups if row.kept < row.num_units]
-    return environment.from_string(_PAGE).render(
+    return html_page.render(
+        _PAGE,
         title=report.settings.get('config', 'network'),
-        version=__version__,
-        settings=list(_settings(report.settings)),
+        settings=html_page.settings_rows(report.settings),
         totals=list(_totals(report)),
         conditions=list(_conditions(report)),
-        pictures=[(title, title.startswith('Width'), b64encode(png).decode()) for title, png in pictures.items()],
+        levels=levels,
+        pictures=pictures,
         groups=cut,
         saved=any(row.params_saved is not None for row in cut),
         possible=[row for row in report.groups if row.kept == row.num_units and row.params_saved],
@@ -43,24 +45,8 @@ def render(report: Report, layers: Sequence[LayerSize], pictures: Mapping[str, b
         widest=max((layer.width_out_before for layer in layers), default=1),
         counted=any(layer.macs_before is not None for layer in layers),
         notes=report.notes,
-        seconds=dict(report.seconds),
+        seconds=[(name, f'{value:.1f} s') for name, value in report.seconds.items()],
     )
-
-
-def _breakable(name: str) -> Markup:
-    """A dotted name that may break after each dot."""
-    return Markup('.<wbr>').join(escape(part) for part in name.split('.'))
-
-
-def _left(after: float | None, before: float | None) -> str:
-    return '' if not before or after is None else f'{after / before:.1%}'
-
-
-def _settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, value in settings.items():
-        if value is not None and value != []:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield name.replace('_', ' '), text
 
 
 def _totals(report: Report) -> Iterator[tuple[str, str, str, str]]:
@@ -70,7 +56,7 @@ def _totals(report: Report) -> Iterator[tuple[str, str, str, str]]:
     def row(name: str, old: float | None, new: float | None, unit: str = '') -> Iterator[tuple[str, str, str, str]]:
         if old is not None and new is not None:
             shown = [f'{n:.1f} ms' if unit == 'ms' else human(n, unit) for n in (old, new)]
-            yield name, shown[0], shown[1], _left(new, old)
+            yield name, shown[0], shown[1], left(new, old)
 
     yield from row('Parameters', before.params, after.params)
     if before.complexity and after.complexity:
@@ -112,74 +98,10 @@ def _reasons(report: Report) -> list[tuple[str, list[str]]]:
     return sorted(found.items(), key=lambda item: -len(item[1]))
 
 
-_PAGE = """{# a cell: people read the short form, sorting takes the exact one #}
-{% macro number(value, exact=False) %}
-<td data-v="{{ '' if value is none else value }}">{% if value is not none %}{{ value if exact else value | human }}
-{%- endif %}</td>
-{%- endmacro %}
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>{{ title }}, slimmed</title>
-<style>
-:root { color-scheme: light; --line: #dbe1e7; --soft: #5d6b78; --before: #c9d1da; --after: #12718f }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 74rem; padding: 1rem; color: #1c2733; background: #fff;
- font: 15px/1.5 system-ui, 'DejaVu Sans', sans-serif }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0; overflow-wrap: anywhere }
-h2 { font-size: 1.15rem; margin: 2rem 0 .6rem }
-p, ul { margin: .4rem 0 }
-.soft { color: var(--soft); font-size: .88rem }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .7rem; margin: 1rem 0 }
-.card { border: 1px solid var(--line); border-radius: 8px; padding: .6rem .8rem }
-.card b { display: block; font-size: 1.6rem; line-height: 1.3 }
-.bar { display: block; height: 6px; border-radius: 3px; background: var(--before) }
-.bar i { display: block; height: 6px; border-radius: 3px; background: var(--after) }
-.scroll { overflow: auto; max-height: 40rem; border: 1px solid var(--line); border-radius: 8px }
-table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums }
-th, td { padding: .28rem .55rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
-thead th { position: sticky; top: 0; vertical-align: bottom; background: #f3f6f8 }
-th button { all: unset; cursor: pointer }
-th button:focus-visible { outline: 2px solid var(--after) }
-th[aria-sort=ascending] button::after { content: ' \\25B2' }
-th[aria-sort=descending] button::after { content: ' \\25BC' }
-.name { text-align: left; white-space: normal; min-width: 11rem; font-size: .82rem; overflow-wrap: anywhere }
-@media (max-width: 40rem) { td.name { position: sticky; left: 0; background: #fff } }
-.kind { text-align: left }
-.grow { min-width: 7rem }
-.plain { width: auto }
-.plain th { background: none; font-weight: 400; color: var(--soft); text-align: left }
-.plain td { text-align: left; white-space: normal; overflow-wrap: anywhere }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem;
- align-items: start }
-.pictures figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: .6rem; overflow-x: auto }
-.pictures img { display: block; width: 100%; height: auto }
-.pictures .wide { grid-column: 1 / -1 }
-.pictures .wide img { min-width: 44rem }
-details { border-bottom: 1px solid var(--line); padding: .35rem 0 }
-summary { cursor: pointer }
-details ul { padding-left: 1.4rem; font-size: .88rem; overflow-wrap: anywhere }
-.changed-only .same { display: none }
-@media print {
- body { font-size: 10px; max-width: none; padding: 0 }
- .scroll, .pictures figure { overflow: visible; max-height: none; border: 0 }
- thead th { position: static }
- .pictures .wide img { min-width: 0 }
- th, td { padding: .12rem .3rem; white-space: normal }
- .name { min-width: 0; position: static }
- .card, tr, figure { break-inside: avoid }
- h2 { break-after: avoid }
- thead { display: table-header-group }
- .screen { display: none }
- * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
-}
-</style>
-</head>
-<body>
+_PAGE = """{% extends 'page' %}
+{% from 'cells' import number, pairs, show, table %}
+{% block title %}{{ title }}, slimmed{% endblock %}
+{% block body %}
 <h1>{{ title }}: before and after slimming</h1>
 <div class="cards">
 {% for what, before, after, left in totals %}
@@ -198,40 +120,38 @@ details ul { padding-left: 1.4rem; font-size: .88rem; overflow-wrap: anywhere }
 {% endfor %}
 </ul>
 {% endif %}
+{{ levels }}
 {% if pictures %}
 <h2>Where it went</h2>
 <div class="pictures">
-{% for what, wide, png in pictures %}
-<figure{% if wide %} class="wide"{% endif %}><img alt="{{ what }}" src="data:image/png;base64,{{ png }}">
-</figure>
+{% for picture in pictures %}
+{{ show(picture) }}
 {% endfor %}
 </div>
 {% endif %}
 <h2>Groups: {{ groups | length }} of {{ num_groups }} lose units</h2>
 {% if groups %}
-<p class="soft">A click on a heading sorts.
+<p class="soft">Headings sort (a click, or Enter).
 {%- if saved %} Saved: what leaves when this Group alone is slimmed as here.{% endif %}</p>
-<div class="scroll"><table class="sortable">
-<thead><tr><th class="name">Group</th><th class="kind">kind</th><th>kept</th><th>of</th><th>left</th>
-{% if saved %}<th>params saved</th><th>MACs saved</th>{% endif %}</tr></thead>
-<tbody>
+{% set columns = [('Group', 'name'), ('kind', 'kind'), ('kept', ''), ('of', ''), ('left', '')] %}
+{% call table('Groups that lose units', columns + ([('params saved', ''), ('MACs saved', '')] if saved else [])) %}
 {% for row in groups %}
-<tr><td class="name">{{ row.name | breakable }}</td><td class="kind">{{ row.kind }}</td><td>{{ row.kept }}</td>
-<td>{{ row.num_units }}</td><td data-v="{{ row.kept / row.num_units }}">{{ row.kept | left(row.num_units) }}</td>
+<tr><th scope="row" class="name">{{ row.name | breakable }}</th><td class="kind">{{ row.kind }}</td>
+<td>{{ row.kept }}</td><td>{{ row.num_units }}</td>
+<td data-v="{{ row.kept / row.num_units }}">{{ row.kept | left(row.num_units) }}</td>
 {% if saved %}{{ number(row.params_saved) }}{{ number(row.macs_saved) }}{% endif %}</tr>
 {% endfor %}
-</tbody></table></div>
+{% endcall %}
 {% endif %}
 {% if possible %}
 <h2>What others would save alone</h2>
-<div class="scroll"><table class="sortable">
-<thead><tr><th class="name">Group</th><th class="kind">kind</th><th>units</th><th>params</th><th>MACs</th></tr></thead>
-<tbody>
+{% set columns = [('Group', 'name'), ('kind', 'kind'), ('units', ''), ('params', ''), ('MACs', '')] %}
+{% call table('What others would save alone', columns) %}
 {% for row in possible %}
-<tr><td class="name">{{ row.name | breakable }}</td><td class="kind">{{ row.kind }}</td><td>{{ row.num_units }}</td>
-{{ number(row.params_saved) }}{{ number(row.macs_saved) }}</tr>
+<tr><th scope="row" class="name">{{ row.name | breakable }}</th><td class="kind">{{ row.kind }}</td>
+<td>{{ row.num_units }}</td>{{ number(row.params_saved) }}{{ number(row.macs_saved) }}</tr>
 {% endfor %}
-</tbody></table></div>
+{% endcall %}
 {% endif %}
 {% if whole %}
 <h2>Groups that keep all their units, and why</h2>
@@ -249,13 +169,11 @@ details ul { padding-left: 1.4rem; font-size: .88rem; overflow-wrap: anywhere }
 <p class="soft">Widths are channels or features read and made; of an attention its embedding and the values of all
 heads, of an embedding its rows and their width. layers.csv has the exact numbers.</p>
 <p class="screen"><label><input type="checkbox" id="changed"> only those that changed</label></p>
-<div class="scroll"><table class="sortable" id="layers">
-<thead><tr><th class="name">layer</th><th class="kind">kind</th><th>reads</th><th>after</th><th>makes</th><th>after</th>
-<th class="grow">width left</th><th>params</th><th>after</th>{% if counted %}<th>MACs</th><th>after</th>{% endif %}</tr>
-</thead>
-<tbody>
+{% set columns = [('layer', 'name'), ('kind', 'kind'), ('reads', ''), ('after', ''), ('makes', ''), ('after', ''),
+ ('width left', 'grow'), ('params', ''), ('after', '')] + ([('MACs', ''), ('after', '')] if counted else []) %}
+{% call table('Layers', columns, 'layers') %}
 {% for row in layers %}
-<tr{% if not row.changed %} class="same"{% endif %}><td class="name">{{ row.name | breakable }}</td>
+<tr{% if not row.changed %} class="same"{% endif %}><th scope="row" class="name">{{ row.name | breakable }}</th>
 <td class="kind">{{ row.kind }}</td>{{ number(row.width_in_before, True) }}{{ number(row.width_in_after, True) }}
 {{ number(row.width_out_before, True) }}{{ number(row.width_out_after, True) }}
 <td data-v="{{ row.width_out_after / row.width_out_before }}"><span class="bar" style="width:
@@ -264,46 +182,14 @@ heads, of an embedding its rows and their width. layers.csv has the exact number
 {{ number(row.params_before) }}{{ number(row.params_after) }}
 {% if counted %}{{ number(row.macs_before) }}{{ number(row.macs_after) }}{% endif %}</tr>
 {% endfor %}
-</tbody></table></div>
+{% endcall %}
 {% endif %}
 <h2>Settings</h2>
-<table class="plain">
-{% for name, value in settings %}
-<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
-{% endfor %}
-</table>
+{{ pairs('Settings', settings) }}
 {% if seconds %}
 <h2>Time taken</h2>
-<table class="plain">
-{% for name, value in seconds.items() %}
-<tr><th>{{ name }}</th><td>{{ '%.1f' | format(value) }} s</td></tr>
-{% endfor %}
-</table>
+{{ pairs('Time taken', seconds) }}
 {% endif %}
 <p class="soft">vadslim {{ version }}; report.json has the same numbers for programs.</p>
-<script>
-document.querySelectorAll('table.sortable').forEach(table => {
-  const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
-  const value = (row, column) => row.cells[column].dataset.v ?? row.cells[column].textContent;
-  heads.forEach((head, column) => {
-    const button = document.createElement('button');
-    button.append(...head.childNodes);
-    head.append(button);
-    button.onclick = () => {
-      const rising = head.getAttribute('aria-sort') === 'descending' || (column < 2 && !head.hasAttribute('aria-sort'));
-      heads.forEach(other => other.removeAttribute('aria-sort'));
-      head.setAttribute('aria-sort', rising ? 'ascending' : 'descending');
-      const order = (a, b) => column < 2 ? a.localeCompare(b, 'en', {numeric: true}) : a - b;
-      body.append(...[...body.rows].sort((a, b) => {
-        const [x, y] = [value(a, column), value(b, column)];
-        return x === '' || y === '' ? (x === '') - (y === '') : order(x, y) * (rising ? 1 : -1);
-      }));
-    };
-  });
-});
-const box = document.getElementById('changed'), layers = document.getElementById('layers');
-if (box) box.onchange = () => layers.classList.toggle('changed-only', box.checked);
-</script>
-</body>
-</html>
+{% endblock %}
 """

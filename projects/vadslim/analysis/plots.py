@@ -1,4 +1,4 @@
-"""Pictures of a slimming, as PNG: widths of layers, where the costs went, curves over levels.
+"""Pictures of a slimming, as PNG: widths of layers, and where the costs went.
 
 Each function takes plain data and returns the file's bytes. Nothing here needs a screen or pyplot's global state.
 """
@@ -6,13 +6,14 @@ Each function takes plain data and returns the file's bytes. Nothing here needs 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from vadslim.analysis.complexity import human
 from vadslim.analysis.layer_sizes import Belonging, LayerSize, PartSize
 
-BEFORE, AFTER, TEXT, LINES = '#c9d1da', '#12718f', '#1c2733', ('#12718f', '#c2571a', '#5b8c2a', '#8a4fa3', '#3c4f9e')
+BEFORE, AFTER, TEXT, GRID = '#c9d1da', '#12718f', '#1c2733', '#e4e8ec'
+LINES = ('#12718f', '#c2571a', '#5b8c2a', '#8a4fa3', '#3c4f9e', '#7a6a58')
 DPI = 140
 
 
@@ -24,7 +25,7 @@ def widths_picture(layers: Sequence[LayerSize], parts: Sequence[str]) -> bytes:
         parts: of ``parts``; they are named under the layers, where there is room.
     """
     shown = [layer for layer in layers if 'Norm' not in layer.kind]
-    figure, axes = _figure(11, 4.4)
+    figure, axes = new_figure(11, 4.4)
     edges = range(len(shown) + 1)
     for color, name, widths in (
         (BEFORE, 'before', [layer.width_out_before for layer in shown]),
@@ -35,12 +36,12 @@ def widths_picture(layers: Sequence[LayerSize], parts: Sequence[str]) -> bytes:
     axes.set_ylim(0, 1.08 * max((layer.width_out_before for layer in shown), default=1))
     axes.set_ylabel('width (channels, features)')
     axes.set_xticks([])
-    axes.grid(axis='y', color='#e4e8ec', linewidth=0.8)
+    axes.grid(axis='y', color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     _name_parts(axes, [layer.name for layer in shown], parts)
     figure.suptitle(f'Width of {len(shown)} layers', x=0.01, ha='left', fontweight='bold')
     figure.legend(*axes.get_legend_handles_labels(), loc='upper right', ncols=2, frameon=False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _name_parts(axes: Any, layers: Sequence[str], parts: Sequence[str]) -> None:
@@ -82,18 +83,20 @@ def parts_picture(parts: Sequence[PartSize], cost: str) -> bytes:
         parts: of ``part_sizes``.
         cost: 'params', 'macs' or 'ms'; every part has it.
     """
-    title = {'params': 'Parameters', 'macs': 'MACs', 'ms': 'Milliseconds by part, in other runs'}[cost]
+    from matplotlib.patches import Patch
+
+    title = {'params': 'Parameters', 'macs': 'MACs', 'ms': 'Latency, timed part by part'}[cost]
     names = title_of([part.name for part in parts])
     rows = [(names[part.name], *getattr(part, cost)) for part in parts]
     totals = [sum(row[side] for row in rows) for side in (1, 2)]
     rows = [row for row in rows if max(row[1:]) > 0.005 * max(totals)]
     longest = max((max(before, after) for _, before, after in rows), default=1) or 1
-    height = 0.6 + 0.46 * max(len(rows), 1)
-    figure, axes = _figure(5.6, height, layout=None)
-    axes.set_position((0.015, 0.0, 0.97, 1 - 0.4 / height))
+    height = 0.85 + 0.46 * max(len(rows), 1)
+    figure, axes = new_figure(5.6, height, layout=None)
+    axes.set_position((0.015, 0.0, 0.97, 1 - 0.65 / height))
     for number, (name, before, after) in enumerate(rows):
         axes.barh(number, before, height=0.36, color=BEFORE)
-        axes.barh(number, after, height=0.36, color=AFTER)
+        axes.barh(number, after, height=0.2, color=AFTER)  # both can be seen where the part got slower
         left = f' ({after / before:.0%})' if before else ''
         numbers = f'{_value(before, cost)} → {_value(after, cost)}{left}'
         axes.text(0, number - 0.26, short(name, 40), va='bottom', fontsize=9)
@@ -103,53 +106,39 @@ def parts_picture(parts: Sequence[PartSize], cost: str) -> bytes:
     axes.axis('off')
     of_all = f'{_value(totals[0], cost)} → {_value(totals[1], cost)}'
     figure.suptitle(f'{title}: {of_all}', x=0.015, y=1 - 0.1 / height, ha='left', fontweight='bold')
-    return _png(figure)
+    boxes = [Patch(color=BEFORE, label='before'), Patch(color=AFTER, label='after')]
+    where = {'loc': 'upper right', 'bbox_to_anchor': (0.99, 1 - 0.26 / height), 'borderpad': 0.0}
+    figure.legend(handles=boxes, ncols=2, frameon=False, fontsize=9, handlelength=1.6, **where)
+    return to_png(figure)
 
 
 def _value(number: float, cost: str) -> str:
-    return f'{number:.1f}' if cost == 'ms' else human(number)
+    return f'{number:.1f} ms' if cost == 'ms' else human(number)
 
 
-def levels_picture(levels: Sequence[Mapping[str, float | None]]) -> bytes:
-    """Curves over the levels of an iterative pruning, each in per cent of its first value.
-
-    Args:
-        levels: name -> value of each level, the network before the first one included; None is 'not measured'.
-    """
-    figure, axes = _figure(7, 4)
-    names = dict.fromkeys(name for level in levels for name in level)
-    for number, name in enumerate(names):
-        points = [(x, value) for x, level in enumerate(levels) if (value := level.get(name)) is not None]
-        if len(points) < 2 or not points[0][1]:
-            continue
-        xs, ys = [x for x, _ in points], [100 * value / points[0][1] for _, value in points]
-        marker = 'osD^v'[number % 5]
-        axes.plot(xs, ys, color=LINES[number % len(LINES)], marker=marker, label=name)
-    axes.set_xticks(range(len(levels)))
-    axes.set_xlabel('level')
-    axes.set_ylabel('% of the network before')
-    axes.set_ylim(bottom=0)
-    axes.grid(color='#e4e8ec', linewidth=0.8)
-    axes.legend(frameon=False)
-    figure.suptitle('Level by level', x=0.01, ha='left', fontweight='bold')
-    return _png(figure)
-
-
-def _figure(width: float, height: float, layout: Literal['constrained'] | None = 'constrained') -> tuple[Any, Any]:
-    """A figure of inches with one pair of axes, without the borders that say nothing."""
+def new_figure(
+    width: float,
+    height: float,
+    rows: int = 1,
+    columns: int = 1,
+    layout: Literal['constrained'] | None = 'constrained',
+) -> tuple[Any, Any]:
+    """A figure of inches with its axes (an array if there are several), without the borders that say nothing."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
-    axes = figure.subplots()
-    axes.spines[['top', 'right']].set_visible(False)
-    axes.tick_params(colors=TEXT)
+    axes = figure.subplots(rows, columns)
+    for one in [axes] if rows * columns == 1 else axes.flat:
+        one.spines[['top', 'right']].set_visible(False)
+        one.tick_params(colors=TEXT)
     return figure, axes
 
 
-def _png(figure: Any) -> bytes:
+def to_png(figure: Any, dpi: int = DPI) -> bytes:
+    """The file of a figure; the same figure gives the same bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     file = io.BytesIO()
-    figure.savefig(file, format='png', metadata={'Software': None})
+    figure.savefig(file, format='png', dpi=dpi, metadata={'Software': None})
     return file.getvalue()

@@ -64,6 +64,15 @@ class GroupRow:
 
 
 @dataclass(frozen=True)
+class EditRow:
+    """Layers that left, or a grid that got coarser; ``macs_saved`` is None where nothing was counted."""
+
+    what: str
+    params_saved: int
+    macs_saved: int | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that is said about one slimming.
 
@@ -76,6 +85,8 @@ class Report:
         notes: one-line remarks (optimizer moments dropped, ...).
         target: what a search was for, if there was one: ``cost`` ('latency', 'MACs', 'params'), ``goal``, ``before``,
             ``predicted``, ``counted``, ``ratio`` and ``scale``.
+        edits: what left before any units, and in ``changes`` by how much that alone changed the outputs of a small
+            example: name -> norm of the change as a part of the norm before.
     """
 
     settings: Mapping[str, Any]
@@ -86,6 +97,8 @@ class Report:
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     target: Mapping[str, Any] | None = None
+    edits: list[EditRow] = field(default_factory=list)
+    changes: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; ``modules`` has the params and MACs, before and after, of what both networks have."""
@@ -103,6 +116,8 @@ class Report:
             'seconds': dict(self.seconds),
             'notes': list(self.notes),
             'target': dict(self.target) if self.target else None,
+            'edits': [asdict(row) for row in self.edits],
+            'changes': dict(self.changes),
         }
 
     def to_json(self) -> str:

@@ -29,6 +29,8 @@ from .editing import (
     declares_edits,
     depth_edit,
     find_edits,
+    find_grids,
+    find_stacks,
     grid_edit,
     skip_layers,
 )
@@ -40,13 +42,14 @@ from .grid import output_changes
 from .group import Attr, Group, GroupError, Index, Slice, blocks, check_groups, declares_groups
 from .hiding import hide_keys, hides_units
 from .importance import FPGM, L1, L2, LAMP, BNScale, Importance, Random
+from .levels import SCHEDULES, Level
 from .mask import mask
 from .optimizer_state import optimizer_param_names, slice_optimizer_state
 from .passes import ScoringError
 from .proof import ProofError, check_group, wrong_groups
 from .pruner import PatternError, PlanRow, StructuredPruner, params_saved
 from .recalibration import Recalibration, recalibrate
-from .rules import RuleError, Rules, load_rules
+from .rules import Origin, RuleError, Rules, load_rules, rules_origin
 from .slim import follows_tensors, resize, slice_state_dict
 from .structure import Structure, StructureError, architecture_hash, make_structure
 from .target import Cost, OutOfReachError, Solution, TargetError, parse_goal, savings, search, solve
@@ -83,6 +86,7 @@ __all__ = [
     'Resizable',
     'RuleError',
     'Rules',
+    'Origin',
     'ScoringError',
     'Slice',
     'SlimFusedAttention',
@@ -109,12 +113,17 @@ __all__ = [
     'declares_traces',
     'depth_edit',
     'find_edits',
+    'find_grids',
     'find_groups',
+    'find_stacks',
     'follows_tensors',
     'grid_edit',
     'hide_keys',
     'hides_units',
+    'Level',
+    'SCHEDULES',
     'load_rules',
+    'rules_origin',
     'make_structure',
     'mask',
     'optimizer_param_names',

@@ -16,8 +16,7 @@ from .edits import Edit, EditError, Edits
 from .grid import Grid
 from .group import Group, tensors_of
 from .mask import mask
-from .nesting import tensors_in
-from .proof import ProofError, max_error
+from .proof import RTOL, ProofError, floating_outputs, max_error
 from .slim import resize
 from .structure import make_structure
 
@@ -185,13 +184,15 @@ def depth_edit(
         EditError: There is no such stack, or these layers cannot leave.
     """
     stacks = find_stacks(model, run)
-    found = _named(stack, {s.layers: s for s in stacks})
-    if found is None:
-        try:
+    try:
+        found = _named(stack, {s.layers: s for s in stacks})
+        if found is None:
             stack_at(model, stack)
-        except EditError as error:
-            raise EditError(f'{error}; layers can leave {", ".join(s.layers for s in stacks) or "nothing"}') from None
-        found = Stack(stack)
+            found = Stack(stack)
+    except EditError as error:
+        counts = {s.layers: len(stack_at(model, s.layers)._modules) for s in stacks}
+        able = ', '.join(f'{path} ({count})' for path, count in counts.items() if count > 1)
+        raise EditError(f'{error}; layers can leave {able or "nothing"}') from None
     count = len(stack_at(model, found.layers)._modules)
     edit = Depth(found.layers, count, tuple(sorted(kept)), found.beside, found.attrs)
     if lost := sorted(set(found.fixed) - set(edit.kept)):
@@ -212,12 +213,21 @@ def grid_edit(model: nn.Module, name: str, size: Sequence[int]) -> dict[str, Any
     Raises:
         EditError: There is no such grid, or it cannot have this size.
     """
-    grids = {found.name: (prefix, found) for prefix, found in _declared(model) if isinstance(found, Resizable)}
+    grids = _grids(model)
     if name not in grids:
         raise EditError(f'the model has no grid {name}, it has {", ".join(grids) or "none"}')
     edit = _grid(*grids[name], size)
     edit.check(model)
     return edit.to_dict()
+
+
+def find_grids(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names of the grids that can be coarser -> their cells along each side."""
+    return {name: found.size for name, (_, found) in _grids(model).items()}
+
+
+def _grids(model: nn.Module) -> dict[str, tuple[str, Resizable]]:
+    return {found.name: (prefix, found) for prefix, found in _declared(model) if isinstance(found, Resizable)}
 
 
 def _grid(prefix: str, found: Resizable, size: Sequence[int]) -> Grid:
@@ -331,21 +341,23 @@ def skip_layers(model: nn.Module, edit: Mapping[str, Any]) -> nn.Module:
 
 def check_edit(
     model: nn.Module,
-    edit: Mapping[str, Any],
+    edit: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     run: Callable[[nn.Module], Any],
     groups: Sequence[Group] = (),
     kept: Mapping[str, Sequence[int]] | None = None,
-    rtol: float = 1e-9,
+    rtol: float = RTOL,
+    double: bool = True,
 ) -> float:
     """Compare a network without some layers with its twin of the dense depth, as ``check_group`` does.
 
     Args:
         model: The dense network.
-        edit: Of type depth.
-        run: Called with a float64 module; returns tensors in any nesting, of the same shapes for both depths.
+        edit: Of type depth; or several, of different stacks.
+        run: Does one forward, as for ``check_group``. Of outputs that have an entry per layer those of the layers that
+            stay are compared; all others have the same shapes for both depths.
         groups: Its Groups, if units leave too.
         kept: Group name -> kept units.
-        rtol: Allowed difference, relative to the largest magnitude of each output.
+        rtol, double: Allowed difference, relative to the largest magnitude of each output; and whether in float64.
 
     Returns:
         The largest relative difference.
@@ -353,24 +365,36 @@ def check_edit(
     Raises:
         ProofError: It is above ``rtol``, the outputs differ in shape, or the slim copy does not run.
     """
-    dense = copy.deepcopy(model).double()
-    dense.eval()
-    kept = kept or {}
-    twin = skip_layers(mask(dense, groups, kept), edit)
-    slim = resize(dense, make_structure(dense, groups, kept, edits=[edit]))
+    edits = [edit] if isinstance(edit, Mapping) else list(edit)
+    depths, kept = [Depth.parse(each) for each in edits], kept or {}
+    name = ', '.join(depth.layers for depth in depths)
+    dense = copy.deepcopy(model).eval()
+    if double:
+        dense.double()
+    twin = mask(dense, groups, kept)
+    for each in edits:
+        twin = skip_layers(twin, each)
+    slim = resize(dense, make_structure(dense, groups, kept, edits=edits))
     if len(tensors_of(slim)) >= len(tensors_of(dense)):
-        raise ProofError(f'{edit["layers"]}: no tensor has left')
-    with torch.no_grad():
-        expected = _floating(run(twin))
-        try:
-            result = _floating(run(slim))
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            raise ProofError(f'{edit["layers"]}: the slim copy does not run: {error}') from error
-    worst = max_error(result, expected)
+        raise ProofError(f'{name}: no tensor has left')
+    expected = floating_outputs(twin, run, double)
+    try:
+        result = floating_outputs(slim, run, double)
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        raise ProofError(f'{name}: the slim copy does not run: {error}') from error
+    worst = 0.0 if len(result) == len(expected) else math.inf
+    for new, old in zip(result, expected):
+        worst = max(worst, min(max_error([new], [same]) for same in _same_layers(old, new, depths)))
     if not worst <= rtol:
-        raise ProofError(f'{edit["layers"]}: slim and skipped differ by {worst:.3g}, {rtol:g} is allowed')
+        raise ProofError(f'{name}: slim and skipped differ by {worst:.3g}, {rtol:g} is allowed')
     return worst
 
 
-def _floating(value: Any) -> list[Tensor]:
-    return [tensor for tensor in tensors_in(value) if tensor.is_floating_point()]
+def _same_layers(old: Tensor, new: Tensor, depths: Sequence[Depth]) -> list[Tensor]:
+    """What an output of the twin may be compared by: itself, or its entries of the layers that some stack keeps."""
+    differ = [dim for dim in range(old.dim()) if old.dim() == new.dim() and old.shape[dim] != new.shape[dim]]
+    if len(differ) != 1:
+        return [old]
+    counts = old.shape[differ[0]], new.shape[differ[0]]
+    alike = [depth.kept for depth in depths if (depth.num_layers, len(depth.kept)) == counts]
+    return [old.index_select(differ[0], torch.tensor(kept, device=old.device)) for kept in alike] or [old]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .depth import Depth
 from .edits import Edit, EditError, Edits, Number, Rename, check_fields, count_in, edit_type
 from .group import first_names, tensors_of
 
@@ -135,18 +136,23 @@ def output_changes(before: Any, after: Any, edits: Iterable[Mapping[str, Any]] =
     Args:
         before: Outputs, tensors in any nesting of dicts and lists.
         after: The same of the edited network. An output over a grid that an edit made coarser is compared on the
-            coarser one; outputs of any other shape than before (per layer, say) are left out.
+            coarser one, of an output with an entry per layer the last one; outputs of any other shape than before are
+            left out.
         edits: What ``Structure.edits`` holds.
 
     Returns:
         Dotted name -> norm of the difference as a part of the norm before.
     """
-    sizes = {r.sizes for r in Edits(edits).resamplings.values() if isinstance(r, Resampling)}
+    found = Edits(edits)
+    sizes = {r.sizes for r in found.resamplings.values() if isinstance(r, Resampling)}
+    depths = {(depth.num_layers, len(depth.kept)) for depth in found.each if isinstance(depth, Depth)}
     changes, later = {}, dict(_named(after))
     for name, old in _named(before):
         new = later.get(name)
         if new is None or new.dim() != old.dim():
             continue
+        if old.shape[:1] != new.shape[:1] and (*old.shape[:1], *new.shape[:1]) in depths:
+            old, new = old[-1], new[-1]
         for dim, size in ((dim, size) for dim in range(old.dim()) for size in sizes):
             resampling = Resampling(dim, size)
             if old.shape != new.shape and resampling.fits(old.shape) and resampling.shape(old.shape) == new.shape:

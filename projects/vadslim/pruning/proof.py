@@ -117,9 +117,9 @@ def _compare(
     if double:  # first: masking computes with weights, too
         module = copy.deepcopy(module).double()
     structure = make_structure(module, groups, kept)
-    expected = _outputs(mask(module, groups, kept), run, double)
+    expected = floating_outputs(mask(module, groups, kept), run, double)
     try:
-        result = _outputs(resize(module, structure), run, double)
+        result = floating_outputs(resize(module, structure), run, double)
     except Exception as error:  # the module's own code may raise anything
         return float('inf'), f'the slim copy does not run: {_in_one_line(error)}'
     worst = max_error(result, expected)
@@ -131,7 +131,7 @@ def _in_one_line(error: Exception) -> str:
     return ' '.join(str(error).replace(';', ',').split())[:200] or type(error).__name__
 
 
-def _outputs(module: nn.Module, run: Run, double: bool) -> list[Tensor]:
+def floating_outputs(module: nn.Module, run: Run, double: bool) -> list[Tensor]:
     """The floating-point outputs of a module that is used for nothing else, with the same random numbers each time."""
     module.eval()  # some modules return nothing here
     dtype = torch.get_default_dtype()

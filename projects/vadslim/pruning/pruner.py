@@ -97,6 +97,7 @@ class StructuredPruner:
         cost: Cost,
         goal: float | int | str,
         batches: Iterable[Any] | None = None,
+        whole: float | None = None,
     ) -> Solution:
         """The plan of the smallest ratio at which the slim network costs at most ``goal``.
 
@@ -113,13 +114,18 @@ class StructuredPruner:
             cost: Of ``vadslim.analysis`` (``Params``, ``Macs``, ``LayerTimes``), made for this network.
             goal: A fraction of what the network costs now (0.5, '50%'), or a number with a unit ('80G', '33ms').
             batches: Data for importances that need it.
+            whole: What a fraction is of; None is ``cost.dense``.
 
         Raises:
             PatternError: A pattern matches no Group.
             TargetError: The goal cannot be read, or no ratio reaches it.
         """
         plan_at = self._plans(model, groups, batches)
-        return search(plan_at, groups, cost, goal, lambda kept: resize(model, make_structure(model, groups, kept)))
+
+        def slim_of(kept: Mapping[str, Sequence[int]]) -> nn.Module:
+            return resize(model, make_structure(model, groups, kept))
+
+        return search(plan_at, groups, cost, goal, slim_of, whole=whole)
 
     def _plans(
         self, model: nn.Module, groups: Sequence[Group], batches: Iterable[Any] | None

@@ -18,6 +18,7 @@ from .allocation import best, removed_count, rounded
 from .group import Group
 from .pruner import match_groups
 
+FILE_KEYS = ('rules', 'default', 'sensitivity')
 KEYS = ('pattern', 'kind', 'ratio', 'scale')
 
 
@@ -110,12 +111,44 @@ def parse_rules(data: Any) -> list[Rule]:
 def load_rules(path: str | Path) -> dict[str, Any]:
     """The allocation that a JSON or YAML file describes: a list of rules, or an object {rules, default}.
 
+    The object may say what the rules were made from, ``sensitivity: {file, metrics}`` (``rules_origin``); the
+    allocation does not depend on it.
+
     Returns:
         ``dict(type='rules', rules=[...], default=...)``, checked, for ``StructuredPruner(allocation=...)``.
 
     Raises:
         RuleError: The file is missing or is no list of rules.
     """
+    content = _content(path)
+    try:
+        _origin(content.pop('sensitivity', None), Path(path))
+        Rules(**content)
+    except RuleError as error:
+        raise RuleError(f'rules {path}: {error}') from None
+    return {'type': 'rules', **content}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What rules were made from.
+
+    Args:
+        file: The measurements, ``sensitivity.json``; it may be gone.
+        metrics: Name -> whether larger values are better, of those that the rules hold to.
+    """
+
+    file: Path
+    metrics: Mapping[str, bool]
+
+
+def rules_origin(path: str | Path) -> Origin | None:
+    """What the rules of a file were made from, None where it does not say; errors as of ``load_rules``."""
+    return _origin(_content(path).get('sensitivity'), Path(path))
+
+
+def _content(path: str | Path) -> dict[str, Any]:
+    """What a file of rules holds, as an object with the key ``rules`` and no key that is not known."""
     try:
         text = Path(path).read_text(encoding='utf-8')
         data = json.loads(text) if Path(path).suffix.lower() == '.json' else yaml.safe_load(text)
@@ -123,15 +156,25 @@ def load_rules(path: str | Path) -> dict[str, Any]:
         raise RuleError(f'rules {path}: {error.strerror or error}') from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise RuleError(f'rules {path}: not a JSON or YAML file ({" ".join(str(error).split())[:120]})') from None
-    content = data if isinstance(data, Mapping) else {'rules': data}
+    content = dict(data) if isinstance(data, Mapping) else {'rules': data}
     try:
-        _check_keys(content, ('rules', 'default'), 'the file')
+        _check_keys(content, FILE_KEYS, 'the file')
         if 'rules' not in content:
             raise RuleError('the file has no key rules')
-        Rules(**content)
     except RuleError as error:
         raise RuleError(f'rules {path}: {error}') from None
-    return {'type': 'rules', **content}
+    return content
+
+
+def _origin(data: Any, path: Path) -> Origin | None:
+    if data is None:
+        return None
+    if not isinstance(data, Mapping) or not isinstance(data.get('file'), str):
+        raise RuleError(f'sensitivity is {data!r:.60}; an object with the key file, a path, is needed')
+    metrics = data.get('metrics') or {}
+    if not isinstance(metrics, Mapping) or not all(isinstance(value, bool) for value in metrics.values()):
+        raise RuleError(f'sensitivity: metrics is {metrics!r:.60}; names, and whether larger is better, are needed')
+    return Origin(path.parent / data['file'], dict(metrics))
 
 
 def _rule(data: Any, where: str) -> Rule:

@@ -75,7 +75,7 @@ class Solution:
     """The plan that reaches a target.
 
     Args:
-        name, dense: Of the cost.
+        name, dense: Of the cost; ``whole`` where that was given.
         goal: What the network may cost at most.
         ratio: The smallest ratio that reaches it, a multiple of 0.0001.
         kept: Kept units per Group at that ratio.
@@ -164,6 +164,7 @@ def search(
     goal: float | int | str,
     slim_of: Callable[[Kept], nn.Module] | None = None,
     corrections: int = 2,
+    whole: float | None = None,
 ) -> Solution:
     """The plan that reaches a goal by a predicted cost, checked against the slim network where that is possible.
 
@@ -177,12 +178,14 @@ def search(
         goal: See ``parse_goal``.
         slim_of: Kept units -> slim network, for ``cost.check``; None does without.
         corrections: How often at most the prediction is scaled.
+        whole: What fractions are of, where the network has lost something else before; None is ``cost.dense``.
 
     Raises:
         TargetError: The goal cannot be read or reached; it says the range.
     """
+    whole = cost.dense if whole is None else whole
     try:
-        limit = parse_goal(goal, cost.dense, cost.units)
+        limit = parse_goal(goal, whole, cost.units)
     except TargetError as error:
         raise TargetError(f'target {cost.name}: {error}') from None
 
@@ -208,7 +211,7 @@ def search(
         if exact or turn == corrections:
             break
         scale *= max(cost.dense - counted, LEAST_SAVED * cost.dense) / (cost.dense - predicted)
-    return Solution(cost.name, cost.dense, limit, ratio, kept, predicted, counted, scale)
+    return Solution(cost.name, whole, limit, ratio, kept, predicted, counted, scale)
 
 
 def savings(groups: Sequence[Group], kept: Kept, cost: Cost) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from vadslim.cli import run
 from vadslim.slimming.options import Options, parse
@@ -20,32 +21,43 @@ def _run(argv: Sequence[str]) -> int:
 
     machine = choose_machine(options.gpus, options.gpu_ids, options.launcher, options.device)
     launcher = 'none' if machine.processes else machine.launcher
-    training = options.mode is not None and not options.dry_run
-    _work(options, machine.device, launcher, training and not machine.processes)
-    if training and machine.processes:  # the pruning took one process, and its folder is reused
+    _work(options, machine.device, launcher, first_only=bool(machine.processes))
+    if machine.processes and _goes_on(options):  # the first pruning took one process, and its folder is reused
         return torchrun('vadslim.slimming', argv, machine.processes)
     return 0
 
 
-def _work(options: Options, device: str, launcher: str, training: bool) -> None:
-    """Prunes (rank 0, while others wait; where data are needed, all of them look at some) and trains."""
+def _goes_on(options: Options) -> bool:
+    """Whether there is more to do than to prune once."""
+    return not options.dry_run and bool(options.mode or options.limits or options.levels > 1)
+
+
+def _work(options: Options, device: str, launcher: str, first_only: bool) -> None:
+    """Prunes (rank 0, while others wait; where data are needed, all of them look at some) and goes on."""
     from mmengine.dist import is_distributed
     from rich.console import Console
 
     from vadslim.checkpoint import register_loader
     from vadslim.launch import init_distributed, on_rank_0
-    from vadslim.slimming.prune import is_done, prune
+    from vadslim.slimming.levels import of_level, work
+    from vadslim.slimming.prune import is_done, open_levels, prune
     from vadslim.slimming.scoring import needs_data, shared_scores
-    from vadslim.slimming.training import check_training, train
+    from vadslim.slimming.training import check_training
 
     register_loader()
     init_distributed(launcher)
     console = Console(width=None if sys.stdout.isatty() else 110)
-    if options.mode:
-        on_rank_0(lambda: check_training(options))
-    scores = None
-    if is_distributed() and on_rank_0(lambda: needs_data(options) and not is_done(options)):
-        scores = shared_scores(options, device, console)
-    config = on_rank_0(lambda: prune(options, device, console, scores))
-    if config is not None and training:
-        train(config, options, launcher)
+    on_rank_0(lambda: check_training(options))
+
+    def prune_once(here: Options) -> Path | None:
+        scores = None
+        if is_distributed() and on_rank_0(lambda: needs_data(here) and not is_done(here)):
+            scores = shared_scores(here, device, console)
+        return on_rank_0(lambda: prune(here, device, console, scores))
+
+    if _goes_on(options) and not first_only:
+        work(options, device, launcher, console, prune_once)
+    else:
+        if options.levels > 1 and not options.dry_run:
+            on_rank_0(lambda: open_levels(options))
+        prune_once(of_level(options, 1, options.checkpoint))

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vadslim.cli import Parser, UserError, add_config_options, add_machine_options, at_least, fraction
+from vadslim.slimming.guards import Limit
 
 RANDOM = 'random'
 RATIO = 0.3  # where neither a ratio nor a target is named
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One of several levels.
+
+    Attributes:
+        number: of the level, from 1.
+        units: Group -> how many units the network had before the first level, if that was slim already.
+        cost: what a target limits, of the network before the first level; None while that is not known.
+    """
+
+    number: int
+    units: Mapping[str, int] = field(default_factory=dict)
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -26,9 +43,18 @@ class Options:
         mode: None (prune only), 'fine-tune' or 'retrain'.
         gpus, gpu_ids, launcher, device: as :func:`vadslim.launch.choose_machine` takes them.
         allocation: a name of ALLOCATIONS, or the config that a file of rules holds.
+        rules: that file; only the report asks what else it says.
         target: ('params', 'macs' or 'latency', what it may be), or None.
         latency_table: file of measured times of layers; None is the user's cache.
         latency_backend: what a latency target is for.
+        levels: how often it is slimmed (and trained, if it is), each time what the last level left.
+        schedule: a name of ``vadslim.pruning.SCHEDULES``.
+        turn: which of several levels these options are for.
+        limits: by how much metrics may grow.
+        distill: the checkpoint of the teacher, or None.
+        keep_layers: ``NAME=0,2`` texts: the layers of a stack that stay.
+        bev_size: ``50x50``: the new size of the model's grid, or of the one named by ``NAME=50x50``.
+        recalibrate_bn: batches of training data by which batch norms are measured anew; 0: they are not.
         cfg_options: ``key=value`` texts, not yet parsed.
     """
 
@@ -47,9 +73,18 @@ class Options:
     importance: str = 'L2'
     batches: int = 16
     allocation: str | dict[str, Any] = 'uniform'
+    rules: Path | None = None
     target: tuple[str, str] | None = None
     latency_table: Path | None = None
     latency_backend: str = 'pytorch'
+    levels: int = 1
+    schedule: str = 'linear'
+    turn: Turn | None = None
+    limits: tuple[Limit, ...] = ()
+    distill: Path | None = None
+    keep_layers: tuple[str, ...] = ()
+    bev_size: str | None = None
+    recalibrate_bn: int = 0
     targets: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
     round_to: int = 1
@@ -114,6 +149,45 @@ def build_parser() -> argparse.ArgumentParser:
         default='pytorch',
         help='what runs the layers (pytorch)',
     )
+    add = parser.add_argument_group('layers and grid, before any units').add_argument
+    add(
+        '--keep-layers',
+        type=_layers,
+        nargs='+',
+        default=[],
+        metavar='NAME=0,2',
+        help='only these layers of a stack stay, counted from 0 (decoder=0,2)',
+    )
+    add(
+        '--bev-size',
+        '--grid-size',
+        type=_size,
+        dest='bev_size',
+        metavar='50x50',
+        help="a coarser bird's-eye view (rows x columns) over the same range; any model's grid: NAME=50x50",
+    )
+    add = parser.add_argument_group('after slimming').add_argument
+    add(
+        '--recalibrate-bn',
+        type=at_least(1),
+        default=0,
+        metavar='N',
+        help='measure the statistics of batch norms anew on N batches of the training data',
+    )
+    add = parser.add_argument_group('level by level').add_argument
+    add('--levels', type=at_least(1), default=1, metavar='N', help='slim (and train) N times, a folder for each (1)')
+    add(
+        '--schedule',
+        choices=('linear', 'geometric', 'cubic'),
+        default='linear',
+        help='how much goes at which level: as many units each time, the same fraction of the rest, most at first',
+    )
+    add(
+        '--max-l2-increase',
+        metavar='X',
+        help="stop before the plan's L2 is this much worse: 0.1 or 10%% of what it was, or 0.05m",
+    )
+    add('--max-collision-increase', metavar='X', help='the same of the collision rate: 0.05, 5%%, or 0.1pp')
     add = parser.add_argument_group('where to').add_argument
     add('--output-dir', type=Path, default=Path('pruned_models'), metavar='DIR', help='(./pruned_models)')
     add('--dry-run', action='store_true', help='print what would go, write nothing')
@@ -122,6 +196,7 @@ def build_parser() -> argparse.ArgumentParser:
     add('--fine-tune', action='store_true', help='train it, at a tenth of the learning rate')
     add('--retrain', action='store_true', help='with --fine-tune: from epoch 0, at half the learning rate')
     add('--fine-tune-epochs', type=at_least(1), default=6, metavar='N', help='epoch to reach (6)')
+    add('--distill', action='store_true', help='let it learn from CHECKPOINT what the config says (distillation)')
     add('--workers', type=at_least(0), metavar='N', help="data loading processes (the config's own number)")
     add = add_machine_options(parser).add_argument
     add('--device', choices=('cpu', 'cuda'), help='(cuda where there is one)')
@@ -152,8 +227,18 @@ def parse(argv: Sequence[str]) -> Options:
     checkpoint = None if given.checkpoint == RANDOM else Path(given.checkpoint)
     if checkpoint is not None:
         check_file(checkpoint, 'checkpoint')
+    if given.distill and not given.fine_tune:
+        raise UserError('--distill needs --fine-tune: it is a way of training')
+    if given.distill and checkpoint is None:
+        raise UserError(f'--distill: a {RANDOM} network has nothing to teach, name a checkpoint')
     target = _target(given)
+    limits = {'L2': given.max_l2_increase, 'collision': given.max_collision_increase}
     allocation = _allocation(given)
+    if given.levels > 1 and target and isinstance(allocation, dict) and _fixed(allocation):
+        raise UserError(
+            f'--levels {given.levels} and --target-{target[0]}: rules {given.rules} have fixed ratios, which would go '
+            'again at each level; give them a scale'
+        )
     if not given.dry_run:
         check_writable(given.output_dir)
     return Options(
@@ -172,9 +257,17 @@ def parse(argv: Sequence[str]) -> Options:
         importance=given.importance,
         batches=given.batches,
         allocation=allocation,
+        rules=given.rules,
         target=target,
         latency_table=given.latency_table,
         latency_backend=given.latency_backend,
+        levels=given.levels,
+        schedule=given.schedule,
+        limits=tuple(Limit(name, text) for name, text in limits.items() if text is not None),
+        distill=checkpoint if given.distill else None,
+        keep_layers=tuple(given.keep_layers),
+        bev_size=given.bev_size,
+        recalibrate_bn=given.recalibrate_bn,
         targets=tuple(given.targets),
         protect=tuple(given.protect),
         round_to=given.round_to,
@@ -211,6 +304,23 @@ def _allocation(given: argparse.Namespace) -> str | dict[str, Any]:
     from vadslim.pruning import load_rules
 
     return load_rules(given.rules)
+
+
+def _layers(text: str) -> str:
+    if not re.fullmatch(r'[^=]+=\d+(,\d+)*', text, re.ASCII):
+        raise argparse.ArgumentTypeError(f'{text} is not NAME=0,2: a stack of layers, and those of them that stay')
+    return text
+
+
+def _size(text: str) -> str:
+    if not re.fullmatch(r'([^=]+=)?\d+(x\d+){0,2}', text, re.ASCII):
+        raise argparse.ArgumentTypeError(f'{text} is not a size: 50x50, rows and columns, or NAME=50x50')
+    return text
+
+
+def _fixed(allocation: Mapping[str, Any]) -> bool:
+    """Whether rules take something at a ratio of their own."""
+    return allocation.get('default') is not None or any('ratio' in rule for rule in allocation['rules'])
 
 
 def check_file(path: Path, what: str) -> None:

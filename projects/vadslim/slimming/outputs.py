@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def _slim_moments(network: Network, step: Structure, state: Any) -> tuple[dict[s
     return slice_optimizer_state(state, names, step, shapes)
 
 
-def write_config(path: Path, source: Path, cfg: Config, changed: bool, ratio: float) -> list[Path]:
+def write_config(path: Path, source: Path, cfg: Config, changed: bool, lost: Sequence[str]) -> list[Path]:
     """Writes the config that builds, trains and tests the slim network; it inherits the original one.
 
     Args:
@@ -112,7 +112,7 @@ def write_config(path: Path, source: Path, cfg: Config, changed: bool, ratio: fl
         source: of the original config.
         cfg: what it contains, with ``--cfg-options``.
         changed: there were such options; the new config then inherits a full copy that has them.
-        ratio: for the header.
+        lost: what the network has lost, for the header: units, and a line per edit.
 
     Returns:
         The other files that it needs.
@@ -125,11 +125,12 @@ def write_config(path: Path, source: Path, cfg: Config, changed: bool, ratio: fl
         others.append(base)
     architecture = '_base_.model.architecture' if is_slim_config(cfg) else '_base_.model'
     imports = dict(cfg.get('custom_imports') or {'allow_failed_imports': False})
+    edits = ''.join(f'\n{line}' for line in lost[1:]) + '\n' * bool(lost[1:])
     imports['imports'] = list(dict.fromkeys([*_listed(imports.get('imports')), 'vadslim.hooks']))
     with atomic_write(path) as file:
         file.write(
-            f'''"""{source.name} without {ratio:.0%} of its units; {STRUCTURE} says which.
-
+            f'''"""{source.name} without {lost[0]}; {STRUCTURE} says which.
+{edits}
 Test it with:   python tools/test.py {path.name} {SLIM}
 Train it with:  python tools/train.py {path.name}
 """

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from rich.console import Console
 from torch import nn
@@ -18,20 +17,17 @@ from vadslim.analysis import (
     Complexity,
     Example,
     GroupRow,
-    Latency,
     Measured,
     Report,
-    count,
     count_params,
-    measure_in_turn,
     print_report,
 )
-from vadslim.analysis.layer_sizes import layers_and_parts
-from vadslim.analysis.pages import write_pages
-from vadslim.checkpoint import atomic_write, save_checkpoint
+from vadslim.checkpoint import save_checkpoint
 from vadslim.cli import UserError
 from vadslim.pruning import (
+    Cost,
     Group,
+    Level,
     PatternError,
     Structure,
     compose,
@@ -40,16 +36,20 @@ from vadslim.pruning import (
     slice_state_dict,
     wrong_groups,
 )
-from vadslim.pruning.edits import Edits
 from vadslim.pruning.importance import Scores
+from vadslim.slimming.edits import Edited, apply_edits, dense_names
 from vadslim.slimming.elementwise import element_sets, prune_elements
 from vadslim.slimming.network import Network, examples, load_network, read_config
+from vadslim.slimming.norms import recalibrate_norms, recalibration_batches
 from vadslim.slimming.options import Options
-from vadslim.slimming.outputs import REPORT, SLIM, STRUCTURE, ZEROED, output_names, slim_checkpoint, write_config
+from vadslim.slimming.outputs import SLIM, STRUCTURE, ZEROED, output_names, slim_checkpoint, write_config
+from vadslim.slimming.reporting import counts, write_report
 from vadslim.slimming.savings import with_savings
 from vadslim.slimming.scoring import Scored, build_pruner, find, needs_data, score
-from vadslim.slimming.targets import Search, find_cost
+from vadslim.slimming.targets import Search, find_cost, goal_now
 from vadslim.stages import Step, StepError, open_step
+
+LATER = ('keep_layers', 'bev_size', 'recalibrate_bn')  # settings that stand in a recipe only where they are used
 
 
 @dataclass
@@ -77,17 +77,19 @@ class Slimmed:
     """A network and what slimming made of it, in memory.
 
     Attributes:
+        edited: the network with what left of it before any units.
         slim: the smaller network.
         structure: what it has left of the dense architecture.
         step: what it has left of ``network.model``; the same unless that was slim already.
-        groups: of ``network.model``.
+        groups: of the edited network, named as in the dense one.
         kept: units per Group.
         rows: what happens to every Group.
         ratio: the fraction that was removed, asked for or found.
         search: what a target led to.
+        notes: lines for the report.
     """
 
-    network: Network
+    edited: Edited
     slim: nn.Module
     structure: Structure
     step: Structure
@@ -96,10 +98,37 @@ class Slimmed:
     rows: list[GroupRow]
     ratio: float
     search: Search | None = None
+    notes: tuple[str, ...] = ()
 
-    def rows_with_savings(self, counted: Complexity | None) -> list[GroupRow]:
-        """The rows with what each Group saves, of parameters and of the counted operations."""
-        return with_savings(self.rows, self.groups, self.kept, self.ratio, self.network.model, counted)
+    @property
+    def network(self) -> Network:
+        """What was slimmed."""
+        return self.edited.before
+
+    def report(
+        self,
+        asked: Mapping[str, Any],
+        example: Example | None,
+        before: Measured,
+        after: Measured,
+        edited: Complexity | None,
+        seconds: Mapping[str, float],
+        notes: Sequence[str],
+    ) -> Report:
+        """Everything that is said of it; ``edited``: the operations of the edited network, if they were counted."""
+        edits = self.edited.rows(before.complexity, edited)
+        return Report(
+            asked,
+            example.label if example else '',
+            before,
+            replace(after, complexity=dense_names(after.complexity, self.step)),
+            with_savings(self.rows, self.groups, self.kept, self.ratio, self.edited.network.model, edited),
+            seconds,
+            [*self.edited.lines(edits), *self.notes, *notes],
+            self.search.outcome if self.search else None,
+            edits,
+            self.edited.changes,
+        )
 
 
 def is_done(options: Options) -> bool:
@@ -130,19 +159,19 @@ def prune(options: Options, device: str, console: Console, scores: Scores | None
         clock = Clock(console)
         slimmed = slim_network(options, device, clock, scores)
         _, example, why_not = examples(slimmed.network)
-        before, after = _counts(slimmed, example, clock)
-        report = Report(
-            _settings(options),
-            example.label if example else '',
+        before, edited, after = counts(slimmed, example, clock)
+        report = slimmed.report(
+            settings(options),
+            example,
             Measured(count_params(slimmed.network.model), before),
             Measured(count_params(slimmed.slim), after),
-            slimmed.rows_with_savings(before),
+            edited,
             clock.seconds,
             [f'not counted: {why_not}'] if why_not else [],
-            slimmed.search.outcome if slimmed.search else None,
         )
         print_report(report, console, every_group=True)
-        console.print('dry run: nothing was written')
+        which = f' of level {options.turn.number} of {options.levels}' if options.turn else ''
+        console.print(f'dry run{which}: nothing was written')
         return None
     step = _open(options, cfg, overwrite=False) if _in_use(options.output_dir) else None
     config_path = options.output_dir / f'{options.config.stem}_slim.py'
@@ -172,7 +201,7 @@ def _in_use(folder: Path) -> bool:
 
 def _open(options: Options, cfg: Config, overwrite: bool) -> Step | None:
     """The step's folder. None where it holds another recipe's results that may be overwritten: not yet."""
-    recipe = {**_settings(options), 'resolved': cfg.to_dict()}
+    recipe = {**settings(options), 'resolved': cfg.to_dict()}
     if options.checkpoint:
         del recipe['checkpoint']  # its content counts
     inputs = {'checkpoint': options.checkpoint} if options.checkpoint else {}
@@ -184,7 +213,23 @@ def _open(options: Options, cfg: Config, overwrite: bool) -> Step | None:
         return None
 
 
-def _settings(options: Options) -> dict[str, Any]:
+def open_levels(options: Options) -> Step:
+    """The folder of several levels: the report of the whole goes there.
+
+    Raises:
+        StepError: it cannot be used.
+    """
+    whole = {'mode': options.mode, 'epochs': options.epochs, 'limits': [str(limit) for limit in options.limits]}
+    recipe = {**settings(options), **whole, 'distill': options.distill is not None}
+    recipe['resolved'] = read_config(options.config, options.cfg_options).to_dict()
+    if options.checkpoint:
+        del recipe['checkpoint']  # its content counts
+    inputs = {'checkpoint': options.checkpoint} if options.checkpoint else {}
+    leaves = output_names(options.config)
+    return open_step(options.output_dir, 'pruning in levels', recipe, inputs, options.overwrite, leaves)
+
+
+def settings(options: Options) -> dict[str, Any]:
     """What was asked for, for the report; and, but for the checkpoint's name, what the result depends on."""
     return {
         'config': options.config.name,
@@ -199,6 +244,9 @@ def _settings(options: Options) -> dict[str, Any]:
         'protect': list(options.protect),
         'round_to': options.round_to,
         'seed': options.seed,
+        **({'levels': options.levels, 'schedule': options.schedule} if options.levels > 1 else {}),
+        **({'level': options.turn.number} if options.turn else {}),
+        **{name: value for name in LATER if (value := getattr(options, name))},
     }
 
 
@@ -206,10 +254,14 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
     """Builds, plans, slims and checks; writes nothing."""
     with clock('building the network'):
         network = load_network(options.config, options.cfg_options, options.checkpoint, options.seed, device)
+    batches = recalibration_batches(options, network, clock.console)  # first: what is missing is told at once
     small, example, _ = examples(network)
+    with clock('layers and grid') if options.keep_layers or options.bev_size else nullcontext():
+        edited = apply_edits(options, network, small)
+    network = edited.network
     with clock('finding what can go'):
         groups = find(options, network)
-    pruner = build_pruner(options)
+    pruner = build_pruner(options, edited.before.structure)
     if needs_data(options):
         if scores is None:
             with clock('scoring'):
@@ -217,11 +269,13 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
         pruner.importance = Scored(scores)
     if options.target:
         with clock('what it costs'):
-            table, backend, repeats = options.latency_table, options.latency_backend, options.latency or 3
-            cost = find_cost(options.target[0], network.model, example, clock.console, table, backend, repeats=repeats)
+            costs = [_cost(options, model, example, clock.console) for model in edited.models]
     with clock('choosing'):
         try:
-            found = Search.of(pruner, network.model, groups, cost, *options.target) if options.target else None
+            found = None
+            if options.target:
+                kind, goal = options.target[0], goal_now(options, *costs)
+                found = Search.of(pruner, network.model, groups, costs[0], kind, goal, *costs[1:])
             kept = found.solution.kept if found else pruner.plan(network.model, groups)
         except PatternError as error:
             raise UserError(f'--{error}') from None
@@ -229,11 +283,11 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
             GroupRow(r.name, r.kind, r.num_units, r.kept, r.reason) for r in pruner.report(network.model, groups, kept)
         ]
     with clock('slimming'):
-        step = make_structure(network.model, groups, kept)
+        step = network.own_names(make_structure(network.model, groups, kept))
+        slim, whole_step = resize(network.model, step), edited.then(step)
         structure = compose(network.structure, step) if network.structure else step
-        slim = resize(network.model, step)
     with clock('checking'):
-        check(network, slim, step)
+        check(edited.before, slim, whole_step)
         # without queries there are fewer outputs: nothing to compare
         compared = [group for group in groups if group.kind != 'query']
         units = {group.name: kept[group.name] for group in compared if group.name in kept}
@@ -246,8 +300,21 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
             )
     if found:
         clock.console.print(found.line, highlight=False, markup=False)
-    ratio = found.solution.ratio if found else pruner.ratio
-    return Slimmed(network, slim, structure, step, groups, kept, rows, ratio, found)
+    ratio, notes = found.solution.ratio if found else pruner.ratio, []
+    if isinstance(pruner.allocation, Level):
+        ratio = pruner.allocation.so_far(ratio)
+    if batches is not None:
+        with clock('recalibrating batch norms'):
+            notes = recalibrate_norms(slim, batches, edited.before, whole_step)
+    elif options.recalibrate_bn:
+        notes = ['--recalibrate-bn: not in a dry run']
+    return Slimmed(edited, slim, structure, whole_step, groups, kept, rows, ratio, found, tuple(notes))
+
+
+def _cost(options: Options, model: nn.Module, example: Example | None, console: Console) -> Cost:
+    assert options.target is not None
+    table, backend, repeats = options.latency_table, options.latency_backend, options.latency or 3
+    return find_cost(options.target[0], model, example, console, table, backend, repeats=repeats)
 
 
 def check(network: Network, slim: nn.Module, step: Structure) -> None:
@@ -271,7 +338,7 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
     """
     out, network = options.output_dir, slimmed.network
     notes: list[str] = []
-    outputs = [out / SLIM, out / STRUCTURE, config_path, out / REPORT]
+    outputs = [out / SLIM, out / STRUCTURE, config_path]
     with clock('writing'):
         checkpoint, remarks = slim_checkpoint(network, slimmed.slim, slimmed.step, slimmed.structure)
         notes += remarks
@@ -282,39 +349,18 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
             options.config,
             network.cfg,
             bool(options.cfg_options),
-            slimmed.ratio,
+            [f'{slimmed.ratio:.0%} of its units', *slimmed.edited.names],
         )
         if options.unstructured_ratio is not None:
             notes += _write_zeroed(network, options.unstructured_ratio, out / ZEROED)
             outputs += [out / ZEROED] if (out / ZEROED).exists() else []
-    _, example, why_not = examples(network)
-    if why_not:
-        notes.append(f'MACs and latency are not measured: {why_not}')
-    before, after = _counts(slimmed, example, clock)
-    times = _latencies(slimmed, example, options.latency, clock)
-    size = options.checkpoint.stat().st_size if options.checkpoint else None
-    report = Report(
-        _settings(options),
-        example.label if example else '',
-        Measured(count_params(network.model), before, times[0], size),
-        Measured(count_params(slimmed.slim), after, times[1], (out / SLIM).stat().st_size),
-        slimmed.rows_with_savings(before),
-        clock.seconds,
-        notes,
-        slimmed.search.outcome if slimmed.search else None,
-    )
-    with atomic_write(out / REPORT) as file:
-        file.write(report.to_json())
-    with clock('drawing'):
-        run = example.run if example and times[0] else None
-        rename = Edits(slimmed.step.edits).slim_name
-        layers, sizes = layers_and_parts(network.model, slimmed.slim, before, after, run, options.latency, rename)
-        outputs += write_pages(out, report, layers, sizes)
-    print_report(report, clock.console)
+    files = [options.checkpoint, out / SLIM]
+    asked = settings(options) | ({'ratio_so_far': round(slimmed.ratio, 6)} if options.turn else {})
+    report, others = write_report(slimmed, options, asked, files, clock, notes)
     result = {'params': [report.before.params, report.after.params]}
-    if before and after:
-        result['macs'] = [before.macs, after.macs]
-    return outputs, result
+    if report.before.complexity and report.after.complexity:
+        result['macs'] = [report.before.complexity.macs, report.after.complexity.macs]
+    return outputs + others, result
 
 
 def _write_zeroed(network: Network, ratio: float, path: Path) -> list[str]:
@@ -324,23 +370,3 @@ def _write_zeroed(network: Network, ratio: float, path: Path) -> list[str]:
     state, lines = prune_elements(network.model, ratio)
     save_checkpoint({'meta': dict(network.checkpoint.get('meta') or {}), 'state_dict': state}, path)
     return [f'{path.name}: {line}' for line in lines]
-
-
-def _counts(slimmed: Slimmed, example: Example | None, clock: Clock) -> tuple[Complexity | None, Complexity | None]:
-    if example is None:
-        return None, None
-    with clock('counting'):
-        before = slimmed.search.counted if slimmed.search else None
-        return before or count(slimmed.network.model, example.run), count(slimmed.slim, example.run)
-
-
-def _latencies(
-    slimmed: Slimmed, example: Example | None, repeats: int, clock: Clock
-) -> tuple[Latency | None, Latency | None]:
-    if example is None or not repeats:
-        return None, None
-    with clock('timing'):
-        device = next((p.device for p in slimmed.slim.parameters()), torch.device('cpu'))
-        runs = [lambda: example.run(slimmed.network.model), lambda: example.run(slimmed.slim)]
-        before, after = measure_in_turn(runs, repeats, warmup=1, device=device)
-        return before, after

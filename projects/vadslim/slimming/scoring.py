@@ -9,22 +9,37 @@ from rich.console import Console
 from torch import nn
 
 from vadslim.cli import UserError
-from vadslim.pruning import Group, GroupError, Importance, PatternError, ScoringError, StructuredPruner, find_groups
+from vadslim.pruning import (
+    Group,
+    GroupError,
+    Importance,
+    Level,
+    PatternError,
+    ScoringError,
+    Structure,
+    StructuredPruner,
+    find_groups,
+)
 from vadslim.pruning.importance import Scores
 from vadslim.registry import PRUNERS
 from vadslim.slimming.batches import loss_batches
+from vadslim.slimming.edits import apply_edits
 from vadslim.slimming.network import Network, examples, load_network
-from vadslim.slimming.options import Options
+from vadslim.slimming.options import Options, Turn
 
 
-def build_pruner(options: Options) -> StructuredPruner:
+def build_pruner(options: Options, structure: Structure | None = None) -> StructuredPruner:
     """The pruner that the arguments ask for.
+
+    Args:
+        options: the command's arguments, or those of one level.
+        structure: of the network that is to be slimmed, if that is slim already.
 
     Raises:
         UserError: an argument is not known.
     """
     try:
-        return PRUNERS.build(
+        pruner = PRUNERS.build(
             {
                 'type': 'StructuredPruner',
                 'ratio': options.structured_ratio,
@@ -37,6 +52,15 @@ def build_pruner(options: Options) -> StructuredPruner:
         )
     except ValueError as error:
         raise UserError(f'--{error}') from None
+    if options.turn and not options.target:
+        units = _units_before(options.turn, structure) if structure else {}
+        pruner.allocation = Level(pruner.allocation, options.schedule, options.turn.number, options.levels, units)
+    return pruner
+
+
+def _units_before(turn: Turn, structure: Structure) -> dict[str, int]:
+    """How many units each Group of a slim network had before the first level."""
+    return {name: turn.units.get(name, group['num_units']) for name, group in structure.groups.items()}
 
 
 def needs_data(options: Options) -> bool:
@@ -45,10 +69,10 @@ def needs_data(options: Options) -> bool:
 
 
 def find(options: Options, network: Network) -> list[Group]:
-    """The Groups of the network."""
+    """The Groups of the network, by their names in the dense one."""
     small, _, _ = examples(network)
     try:
-        return find_groups(network.model, small.run if small else None)
+        return network.named(find_groups(network.model, small.run if small else None))
     except GroupError as error:
         raise UserError(f'config {options.config}: {error}') from error
 
@@ -85,7 +109,8 @@ def score(options: Options, network: Network, groups: Sequence[Group], console: 
 def shared_scores(options: Options, device: str, console: Console) -> Scores:
     """Scores for the pruning, computed by all processes together; each of them gets the same."""
     network = load_network(options.config, options.cfg_options, options.checkpoint, options.seed, device)
-    return score(options, network, find(options, network), console, shared=True)
+    edited = apply_edits(options, network, examples(network)[0])
+    return score(options, edited.network, find(options, edited.network), console, shared=True)
 
 
 class Scored(Importance):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+import os
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,8 @@ from mmengine.config import Config
 from rich.console import Console
 from torch import nn
 
-from vadslim.analysis.heat_map import draw_heat_map, percent
+from vadslim.analysis.heat_map import percent
+from vadslim.analysis.sensitivity_page import read_sensitivity, render_sensitivity, sensitivity_picture
 from vadslim.checkpoint import atomic_write
 from vadslim.cli import UserError
 from vadslim.pruning import Group, PatternError, StructuredPruner, make_structure, resize
@@ -41,7 +44,7 @@ from vadslim.slimming.sensitivity import Sweep
 from vadslim.slimming.targets import Search, find_cost
 from vadslim.stages import Step, StepError, open_step
 
-RESULT, TABLE, PICTURE = 'sensitivity.json', 'sensitivity.csv', 'sensitivity.png'
+RESULT, TABLE, PICTURE, PAGE = (f'sensitivity.{end}' for end in ('json', 'csv', 'png', 'html'))
 
 
 @dataclass
@@ -117,13 +120,17 @@ def measure_all(sweep: Sweep, device: str, console: Console) -> None:
         Progress(console, found.baseline, larger),
     )
     _write_table(found, larger, step.folder / TABLE)
-    _write_picture(found, larger, step.folder / PICTURE)
-    step.finish([RESULT, TABLE, PICTURE], {'points': len(found.rows)}, time.monotonic() - begin)
-    say(console, f'written to {step.folder}: {RESULT}, {TABLE}, {PICTURE}')
+    picture = sensitivity_picture(found, larger)
+    with atomic_write(step.folder / PICTURE, 'wb') as file:
+        file.write(picture.png)
+    with atomic_write(step.folder / PAGE) as file:
+        file.write(render_sensitivity(found, larger, settings(sweep, where(network.model)), picture))
+    step.finish([RESULT, TABLE, PICTURE, PAGE], {'points': len(found.rows)}, time.monotonic() - begin)
+    say(console, f'written to {step.folder}: {RESULT}, {TABLE}, {PICTURE}, {PAGE}')
     if sweep.rules is not None:
-        _write_rules(
-            sweep, network, groups, pruner, found, {name: found.curve(name, larger) for name in names}, console
-        )
+        curves = {name: found.curve(name, larger) for name in names}
+        origin = {'file': os.path.relpath((step.folder / RESULT).resolve(), sweep.rules.resolve().parent)}
+        _write_rules(sweep, network, groups, pruner, found, curves, {**origin, 'metrics': larger}, console)
 
 
 # --- what is measured ---------------------------------------------------------------------------------------
@@ -225,7 +232,7 @@ def _open(sweep: Sweep, cfg: Config, overwrite: bool) -> Step | None:
     }
     inputs = {'checkpoint': options.checkpoint} if options.checkpoint else {}
     try:
-        return open_step(options.output_dir, 'sensitivity', recipe, inputs, overwrite, [RESULT, TABLE, PICTURE])
+        return open_step(options.output_dir, 'sensitivity', recipe, inputs, overwrite, [RESULT, TABLE, PICTURE, PAGE])
     except StepError:
         if overwrite or not options.overwrite:
             raise
@@ -238,9 +245,9 @@ def _known(step: Step) -> Sensitivity | None:
     if not path.exists():
         return None
     try:
-        return Sensitivity.from_dict(json.loads(path.read_text(encoding='utf-8')))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f'{path}: is not what this command has written ({error}); remove it to measure anew') from None
+        return read_sensitivity(path)
+    except ValueError as error:
+        raise UserError(f'{error}; remove it to measure anew') from None
 
 
 def _keep(found: Sensitivity, path: Path) -> None:
@@ -265,19 +272,22 @@ def _write_table(found: Sensitivity, larger: Mapping[str, bool], path: Path) -> 
             writer.writerow([row.group, *found.groups[row.group], row.ratio, row.removed, *values, *changes])
 
 
-def _write_picture(found: Sensitivity, larger: Mapping[str, bool], path: Path) -> None:
-    rows = list(dict.fromkeys(row.group for row in found.rows))
-    ratios = sorted({row.ratio for row in found.rows})
-    panels = {}
-    for name in larger:
-        values = np.full((len(rows), len(ratios)), np.nan)
-        for row in found.rows:
-            change = increase(found.baseline[name], row.metrics[name], larger[name])
-            values[rows.index(row.group), ratios.index(row.ratio)] = change
-        panels[f'{name} {found.baseline[name]:.3g}'] = values
-    title = f'Each Group slimmed alone: change of the metrics, on {found.samples} samples, in per cent'
-    labels = [f'{name} ({found.groups[name][1]})' for name in rows]
-    draw_heat_map(path, labels, [f'{ratio:g}' for ratio in ratios], panels, title)
+def settings(sweep: Sweep, device: str) -> dict[str, Any]:
+    """What was asked for, for the page."""
+    options = sweep.slimming
+    return {
+        'config': options.config.name,
+        'checkpoint': options.checkpoint.name if options.checkpoint else 'random',
+        'ratios of the last run': list(sweep.ratios),
+        'importance': options.importance,
+        'batches': options.batches if needs_data(options) else None,
+        'targets': list(options.targets),
+        'protect': list(options.protect),
+        'round_to': options.round_to,
+        'metrics': list(sweep.metrics),
+        'seed': options.seed,
+        'device': device,
+    }
 
 
 def _write_rules(
@@ -287,6 +297,7 @@ def _write_rules(
     pruner: StructuredPruner,
     found: Sensitivity,
     curves: Mapping[str, list[tuple[float, float]]],
+    origin: Mapping[str, Any],
     console: Console,
 ) -> None:
     """Writes the allocation, and says how it is used."""
@@ -302,6 +313,7 @@ def _write_rules(
         left = search.solution.predicted if counted is None else counted
         say(console, f'{cost.name}: {show(left)} of {show(cost.dense)} are left')
     allocation = rules(curves, {name: found.groups[name][1] for name in curves}, limit)
+    allocation['sensitivity'] = dict(origin)
     assert sweep.rules is not None
     with atomic_write(sweep.rules) as file:
         json.dump(allocation, file, indent=1)

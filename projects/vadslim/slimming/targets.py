@@ -14,7 +14,9 @@ from torch import nn
 
 from vadslim.analysis import Complexity, Example, LatencyTable, LatencyTableError, LayerTimes, Macs, Params
 from vadslim.cli import UserError
-from vadslim.pruning import Cost, Group, Solution, StructuredPruner, TargetError
+from vadslim.pruning import SCHEDULES, Cost, Group, Solution, StructuredPruner, TargetError
+from vadslim.pruning.target import parse_goal
+from vadslim.slimming.options import Options
 
 
 def default_table() -> Path:
@@ -76,25 +78,40 @@ class Search:
     Attributes:
         solution: the plan and its ratio.
         cost: what it limits.
+        whole: the same of the network before layers and grid were edited, of which fractions are; None without edits.
     """
 
     solution: Solution
     cost: Cost
+    whole: Cost | None = None
 
     @classmethod
     def of(
-        cls, pruner: StructuredPruner, model: nn.Module, groups: Sequence[Group], cost: Cost, kind: str, goal: str
+        cls,
+        pruner: StructuredPruner,
+        model: nn.Module,
+        groups: Sequence[Group],
+        cost: Cost,
+        kind: str,
+        goal: str | float,
+        whole: Cost | None = None,
     ) -> Search:
         """Searches for the smallest ratio that reaches a goal; arguments as for ``StructuredPruner.search``."""
         try:
-            return cls(pruner.search(model, groups, cost, goal), cost)
+            found = pruner.search(model, groups, cost, goal, whole=whole.dense if whole else None)
+            return cls(found, cost, whole)
         except TargetError as error:
             raise UserError(f'--target-{kind}: {str(error).partition(": ")[2]}') from None
 
     @property
     def counted(self) -> Complexity | None:
-        """What ``count`` said of the network before this step, if the search asked it."""
+        """What ``count`` said of the network that units leave from, if the search asked it."""
         return self.cost.counted if isinstance(self.cost, Macs) else None
+
+    @property
+    def counted_whole(self) -> Complexity | None:
+        """What it said of the network before edits."""
+        return self.whole.counted if isinstance(self.whole, Macs) else None
 
     @property
     def outcome(self) -> dict[str, Any]:
@@ -115,8 +132,38 @@ class Search:
         """The same for people."""
         found, show = self.solution, self.cost.show
         counted = '' if found.counted is None else f', {show(found.counted)} by a trial'
+        over = max(found.predicted, found.counted or 0.0) / found.goal - 1
+        missed = f': {over:.1%} over the target' if over > 1e-3 else ''
         scaled = '' if found.scale == 1 else f' (savings corrected by a factor {found.scale:.2f})'
         return (
             f'target {found.name}: {show(found.goal)} of {show(found.dense)}; a ratio of {found.ratio:g} is predicted '
-            f'to leave {show(found.predicted)}{scaled}{counted}'
+            f'to leave {show(found.predicted)}{scaled}{counted}{missed}'
         )
+
+
+def goal_now(options: Options, cost: Cost, whole: Cost | None = None) -> str | float:
+    """What the network may cost: the target, or after one of several levels a fraction of what it costs now.
+
+    A schedule is one of the cost that leaves, not of the units.
+
+    Args:
+        options: the command's arguments.
+        cost: of the network that units leave from.
+        whole: of the network before edits.
+
+    Raises:
+        UserError: the target cannot be read.
+    """
+    assert options.target
+    kind, goal = options.target
+    if options.turn is None:
+        return goal
+    now = (whole or cost).dense
+    first = options.turn.cost or now
+    try:
+        saved = 1 - parse_goal(goal, first, cost.units) / first
+    except TargetError as error:
+        raise UserError(f'--target-{kind}: {error}') from None
+    if options.turn.number < options.levels:
+        saved = SCHEDULES[options.schedule](max(saved, 0.0), options.turn.number / options.levels)
+    return min(1.0, (1 - saved) * first / now)

@@ -96,6 +96,7 @@ def rank_main(rank, folder, slim):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('LOCAL_RANK', str(rank))
         patch.setattr('mmengine.runner.runner.collect_env', dict)
+        patch.setattr(Config, 'pretty_text', '')  # formatting the structure's long lists takes seconds
         seen = {wrapper: train(rank, folder, slim, wrapper) for wrapper in ('OptimWrapper', 'MixedPrecision')}
     torch.save(seen, folder / f'{rank}.pth')
     dist.destroy_process_group()

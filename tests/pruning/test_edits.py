@@ -19,6 +19,7 @@ from vadslim.pruning import (
     declares_edits,
     depth_edit,
     find_edits,
+    find_grids,
     find_groups,
     grid_edit,
     make_structure,
@@ -142,6 +143,26 @@ def test_a_removed_layer_is_the_identity(net, kept):
             check_edit(net, wrong, run)
 
 
+@pytest.mark.parametrize('kept', [[0], [2], [1, 2]])
+def test_several_stacks_and_outputs_per_layer(net, kept):
+    """Each layer's output is that of the same layer in the twin; the last one is not alone."""
+    edits = [depth_edit(net, 'decoder', kept), depth_edit(net, 'blocks', [0, 2], run)]
+
+    def every_layer(model):
+        x, said = X.to(model.position.dtype), []
+        cells = model.cells.weight + model.position.repeat(4, 1)
+        for layer, branch in zip(model.decoder.layers, model.branches):
+            x = layer(x, cells.expand(2, -1, -1))
+            said.append(branch(x))
+        return {'all': torch.stack(said), 'blocks': model.blocks(x[:, None])}
+
+    check_edit(net, edits, every_layer)
+    check_edit(net, edits, every_layer, rtol=1e-3, double=False)
+    if kept[-1] != len(kept) - 1:
+        with pytest.raises(ProofError, match='decoder.layers, blocks: slim and skipped differ by'):
+            check_edit(net, [{**edits[0], 'beside': []}, edits[1]], lambda m: every_layer(m)['all'][-1])
+
+
 def test_residual_blocks_are_found_by_running(net):
     choices = [choice.what for choice in find_edits(net, run=run)]
     assert [what for what in choices if 'blocks' in what] == ['blocks without layer 1', 'blocks without layer 2']
@@ -180,8 +201,8 @@ def test_what_an_edit_saves(net):
     [
         ('decoder', [], 'non-empty'),
         ('decoder', [0, 3], 'among 0 to 2'),
-        ('encoder', [0], 'no encoder; layers can leave decoder.layers'),
-        ('cells', [0], 'cells is a Embedding, not a list of layers'),
+        ('encoder', [0], r'no encoder; layers can leave decoder.layers \(3\)$'),
+        ('cells', [0], r'cells is a Embedding, not a list of layers; layers can leave decoder.layers \(3\)'),
     ],
 )
 def test_wrong_layers_are_refused(net, stack, kept, message):
@@ -225,12 +246,16 @@ def test_what_changes_by_a_coarser_grid():
     ramp = torch.arange(24.0).view(1, 24, 1)
     edits = [{'type': 'grid', 'tensors': {'cells': {'dim': 0, 'sizes': [[4, 6], [2, 3]]}}}]
     mean = ramp.view(2, 2, 3, 2).mean((1, 3)).view(1, 6, 1)
-    before = {'view': ramp, 'plan': [torch.tensor([3.0, 4.0]), torch.ones(2)], 'layers': torch.ones(3, 2)}
-    after = {'view': mean + mean, 'plan': [torch.tensor([3.0, 3.0]), torch.ones(2)], 'layers': torch.ones(2, 2)}
+    layers = torch.tensor([[1.0, 1], [2, 2], [3, 4]])
+    before = {'view': ramp, 'plan': [torch.tensor([3.0, 4.0]), torch.ones(2)], 'layers': layers}
+    after = {'view': mean + mean, 'plan': [torch.tensor([3.0, 3.0]), torch.ones(2)], 'layers': layers[[0, 2]] * 2}
     assert output_changes(before, after, edits) == {'view': 1.0, 'plan.0': pytest.approx(0.2), 'plan.1': 0.0}
+    edits.append({'type': 'depth', 'layers': 'decoder', 'num_layers': 3, 'kept': [0, 2]})
+    assert output_changes(before, after, edits)['layers'] == 1.0  # the last layer beside the last one
 
 
 def test_grids_that_cannot_be(net):
+    assert find_grids(net) == {'cells': (4, 6)}
     with pytest.raises(EditError, match='no side may grow'):
         grid_edit(net, 'cells', (4, 7))
     with pytest.raises(EditError, match='another number of sides'):

@@ -118,6 +118,81 @@ def test_which_ones():
     assert none.lines == ['the network has no batch norms: nothing to recalibrate']
 
 
+class Trained(nn.Module):
+    """Two norms whose statistics, chosen at random, are constants in training."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1, self.norm1 = nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6)
+        self.layers = nn.Sequential(nn.ReLU(), nn.Identity(), nn.Conv2d(6, 5, 3), nn.BatchNorm2d(5))
+        for norm in (self.norm1, self.layers[-1]):
+            nn.init.uniform_(norm.running_mean, -1, 1)
+            nn.init.uniform_(norm.running_var, 0.2, 3)
+            nn.init.uniform_(norm.weight, 0.5, 2)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm1.training = self.layers[-1].training = False
+        return self
+
+    def forward(self, x):
+        return self.layers(self.norm1(self.conv1(x)))
+
+
+def half_of(net, *edits):
+    groups = [group for group in find_groups(net, data(2)[0]) if group.name == 'conv1.channels']
+    structure = make_structure(net, groups, {'conv1.channels': [1, 4, 5]}, edits=edits)
+    return structure, resize(net, structure)
+
+
+def test_constants_do_to_the_values_what_they_did_before():
+    net = Trained().eval()
+    (x,) = data(8)
+    edit = {'type': 'depth', 'layers': 'layers', 'num_layers': 4, 'kept': [0, 2, 3]}
+    structure, slim = half_of(net, edit)
+    result = recalibrate(slim, batches_of(x), before=(net, structure))
+    assert result.measured == result.matched == ['norm1', 'layers.2'] and len(result.state) == 4
+    assert 'statistics of 2 that training leaves alone (norm1 ...)' in result.lines[0]
+    slim.load_state_dict(result.state, strict=False)
+    with torch.no_grad():
+        before, after = net(x), slim(x)
+        stale = half_of(net, edit)[1](x)
+    for moment in (torch.mean, torch.var):  # the last norm's output has the same ones in each channel
+        torch.testing.assert_close(moment(after, (0, 2, 3)), moment(before, (0, 2, 3)), rtol=1e-3, atol=1e-3)
+    assert (stale.mean((0, 2, 3)) - before.mean((0, 2, 3))).abs().max() > 0.1
+    # what passes through the first norm is what it was: so are its constants
+    assert torch.allclose(slim.norm1.running_mean, net.norm1.running_mean[[1, 4, 5]], rtol=1e-6)
+    assert torch.allclose(slim.norm1.running_var, net.norm1.running_var[[1, 4, 5]], rtol=1e-6)
+
+
+def test_constants_stay_where_nothing_was_removed():
+    net = Trained().eval()
+    structure = make_structure(net, [], {})
+    result = recalibrate(resize(net, structure), batches_of(*data(3, 4)), before=(net, structure))
+    for name, value in result.state.items():
+        torch.testing.assert_close(value, net.state_dict()[name], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(
+        recalibrate(net, batches_of(*data(3, 4)), frozen=True).state['norm1.running_mean'], net.norm1.running_mean
+    )
+
+
+def test_constants_beside_norms_that_train():
+    class Half(Trained):
+        def train(self, mode=True):
+            super().train(mode)
+            self.layers[3].training = mode
+            return self
+
+    net = Half().eval()
+    structure, slim = half_of(net)
+    result = recalibrate(slim, batches_of(*data(4)), before=(net, structure))
+    assert (result.measured, result.matched) == (['norm1', 'layers.3'], ['norm1'])
+    assert len(result.lines) == 2 and 'layers.3.num_batches_tracked' in result.state
+    alone = recalibrate(slim, batches_of(*data(4))).state
+    torch.testing.assert_close(result.state['layers.3.running_var'], alone['layers.3.running_var'])
+
+
 def test_parts_that_the_model_itself_evaluates_do_not_count():
     class Video(nn.Module):
         """The first frame in evaluation mode, as video networks do with history."""

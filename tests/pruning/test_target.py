@@ -179,6 +179,15 @@ def test_targets_that_hold_already():
     assert found.ratio == 0 and all(len(found.kept[group.name]) == group.num_units for group in groups)
 
 
+def test_a_fraction_of_what_the_network_was_before_edits():
+    cost = Biased(1.0)
+    found, alone = (search(evenly, WIDE, cost, 0.5, whole=whole) for whole in (1.5 * cost.dense, None))
+    assert (found.goal, found.dense) == (0.75 * cost.dense, 1.5 * cost.dense)
+    assert found.predicted <= found.goal and found.ratio < alone.ratio
+    with pytest.raises(TargetError, match='cannot be reached'):
+        search(evenly, WIDE, cost, 0.5, whole=cost.dense / 1e6)
+
+
 def test_savings_of_each_group():
     model, images = ToyNet().eval(), toy_frames()
     groups = find_groups(model, images)

@@ -144,6 +144,19 @@ def test_two_rounds(command, deep, trained, config):
     assert slim.decoder.layers[0][0].out_features == 6 and len(slim.map_decoder.layers) == 2
     whole = report_of(deep / 'out')
     assert report_of(deep / 'again')['before']['params'] == whole['after']['params']
+    names = {row['name'] for row in report_of(deep / 'again')['groups'] if row['kept'] == 6}
+    assert {'decoder.layers.2.0.neurons', 'map_decoder.layers.2.0.neurons'} <= names  # the dense network's
+
+
+def test_levels_take_edits_once_and_know_layers_by_their_old_numbers(command, deep, trained):
+    args = ('--keep-layers', 'decoder=0,2', '--protect', 'decoder.layers.2.*', '--levels', '2', '--recalibrate-bn', '2')
+    code, _, err = command('deep.py', trained, *args, '--pruning-ratio', '0.5', '--output-dir', 'out', *QUICK)
+    assert code == 0, err
+    structure = Structure.from_dict(load_checkpoint(deep / 'out' / 'level_2' / SLIM)['meta']['structure'])
+    assert [edit['kept'] for edit in structure.edits] == [[0, 2]]
+    assert len(structure.groups['decoder.layers.0.0.neurons']['kept']) == 8
+    assert 'decoder.layers.2.0.neurons' not in structure.groups
+    assert any('batch norms' in note for note in report_of(deep / 'out' / 'level_2')['notes'])
 
 
 def test_fine_tuning_goes_on_with_the_moments(command, deep, trained):

@@ -183,10 +183,12 @@ def test_distillation_is_one_flag(command, folder, dense):
         (('random', '--max-l2-increase', '0.1'), '--max-l2-increase: a random network has no plan'),
         (('dense.pth', '--max-collision-increase', '2m'), 'an increase is needed'),
         (('dense.pth', '--levels', '0'), '--levels'),
+        (('dense.pth', '--levels', '2', '--target-params', '0.5', '--rules', 'rules.yaml'), 'have fixed ratios'),
     ],
 )
 def test_mistakes(command, folder, dense, args, words):
     (folder / 'dense.pth').symlink_to(dense)
+    (folder / 'rules.yaml').write_text('[{kind: head, ratio: 0.5}]')
     code, _, err = command('toy.py', *args, '--output-dir', 'out')
     assert code == 2 and words in err and len(err.strip().splitlines()) == 1
     assert not (folder / 'out').exists()

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -67,6 +68,8 @@ def test_what_was_found(model, example):
         f'target MACs: 87.9 k of 147 k; a ratio of {data["ratio"]:g} is predicted to leave 73.3 k, 73.3 k by a trial'
     )
     assert found.counted is cost.counted
+    missed = replace(found, solution=replace(found.solution, counted=1.05 * found.solution.goal))
+    assert missed.line.endswith('by a trial: 5.0% over the target')
     found = Search.of(StructuredPruner(), model, groups, Params(model), 'params', '1M')
     assert found.line.endswith('a ratio of 0 is predicted to leave 3.69 k') and found.counted is None
 

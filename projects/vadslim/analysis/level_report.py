@@ -170,7 +170,12 @@ def _draw(axes: Any, curves: Mapping[str, list[Any]], levels: Sequence[Level], t
     for number, (name, values) in enumerate(curves.items()):
         points = [(x, value) for x, value in enumerate(values) if _known(value)]
         if points:
-            style = {'color': LINES[number % len(LINES)], 'marker': 'osD^vP'[number % 6], 'markersize': 5, 'clip_on': False}
+            style = {
+                'color': LINES[number % len(LINES)],
+                'marker': 'osD^vP'[number % 6],
+                'markersize': 5,
+                'clip_on': False,
+            }
             xs, ys = zip(*points)
             axes.plot(xs, ys, linestyle=('-', '--', '-.', ':')[number % 4], label=name[len(prefix) :], **style)
             beyond = [point for point in points if point[0] > last]

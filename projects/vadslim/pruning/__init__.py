@@ -19,6 +19,7 @@ Layers and grids: ``make_structure(model, groups, kept, edits=[depth_edit(model,
 from .activation import Activation
 from .allocation import Allocation, Global, Isomorphic, Uniform, topology
 from .attention import SlimMultiheadAttention, by_dim, projections
+from .borders import Borders, declares_borders
 from .composing import compose
 from .editing import (
     Choice,
@@ -35,6 +36,7 @@ from .editing import (
 )
 from .edits import EDITS, EditError
 from .find import Trace, declares_traces, find_groups, run_example
+from .fused_attention import SlimFusedAttention
 from .gradients import Fisher, Hessian, PlanningTaylor, Taylor
 from .grid import output_changes
 from .group import Attr, Group, GroupError, Index, Slice, blocks, check_groups, declares_groups
@@ -62,6 +64,7 @@ __all__ = [
     'Allocation',
     'Attr',
     'BNScale',
+    'Borders',
     'Choice',
     'Cost',
     'EditError',
@@ -86,6 +89,7 @@ __all__ = [
     'Origin',
     'ScoringError',
     'Slice',
+    'SlimFusedAttention',
     'SlimMultiheadAttention',
     'Solution',
     'Stack',
@@ -103,6 +107,7 @@ __all__ = [
     'check_group',
     'check_groups',
     'compose',
+    'declares_borders',
     'declares_edits',
     'declares_groups',
     'declares_traces',

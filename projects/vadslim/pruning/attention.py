@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .group import Attr, Group, Index, Slice, blocks, declares_groups
+from .borders import Borders, declares_borders
+from .group import Attr, Group, Index, Place, Slice, blocks, declares_groups
 
 
 class SlimMultiheadAttention(nn.MultiheadAttention):
@@ -188,6 +189,16 @@ def attention_groups(module: nn.Module, prefix: str) -> list[Group]:
             ('value_dims', 'value_dim', values // heads, by_dim, 'v', ()),
         )
     ]
+
+
+@declares_borders(nn.MultiheadAttention)
+def attention_borders(module: nn.Module) -> Borders:
+    """Query, key and value come in by the columns of their projections, the output leaves by the last one's rows."""
+    assert isinstance(module, nn.MultiheadAttention)
+    packed = module.in_proj_weight is not None
+    inputs = {x: ('in_proj_weight' if packed else f'{x[0]}_proj_weight', 1) for x in ('query', 'key', 'value')}
+    outputs: tuple[Place, ...] = (('out_proj.weight', 0),)
+    return Borders(inputs, outputs if module.out_proj.bias is None else (*outputs, ('out_proj.bias', 0)))
 
 
 def _by_head(heads: int, width: int, start: int = 0) -> Index:

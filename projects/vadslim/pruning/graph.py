@@ -19,16 +19,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from .borders import Borders, borders_of
 from .elements import Channels, Elements, Label, Shape, Stored
 from .find import run_example
-from .group import OPEN, Group, GroupError, Slice, blocks, declaration_of, first_names
+from .group import OPEN, Group, GroupError, Place, Slice, blocks, declaration_of, first_names
 from .labels import Op, apply_rule
 from .layers import NORMS, Layer, as_stock, stock_class
 from .nesting import map_tensors, tensors_in
@@ -107,6 +110,7 @@ class _Trace:
         self.watch = Watch()
         self.blind: list[nn.Module] = []  # layers that ran without gradients
         self.labels: dict[tuple[Any, int], Label] = {}
+        self.arguments: dict[Any, list[str]] = {}  # such a node -> which argument each of its inputs is
         self.reached: set[int] = set()  # ids of the layers that the outputs depend on
         self.foreign: set[int] = set()  # ids of those that do something else than their base class
 
@@ -160,6 +164,7 @@ class _Trace:
             for tensor in tensors_in(result):
                 if tensor.grad_fn is not None:
                     self.owner[tensor.grad_fn] = part
+                    self.arguments[tensor.grad_fn] = _arguments(forward, args, kwargs)
             return result
 
         part.forward = one_node
@@ -203,7 +208,7 @@ class _Trace:
         inputs = [self._input(edge) for edge in node.next_functions]
         part = self.owner.get(node)
         if part is not None:
-            return self._through_module(part, inputs[:-1], _shape(node, number))
+            return self._through_module(part, node, inputs[:-1], _shape(node, number), number)
         name = node.name().rstrip('0123456789').removesuffix('Backward')
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             name += ' of a class of its own'  # whatever its name
@@ -223,8 +228,14 @@ class _Trace:
         name, shape = self.stored.get(id(tensor)), tuple(tensor.shape)
         return Stored(self.first.get(name, name), tuple(range(len(shape))), shape) if name else None
 
-    def _through_module(self, part: nn.Module, inputs: list[tuple[Label, Shape | None]], shape: Shape) -> Label:
+    def _through_module(
+        self, part: nn.Module, node: Any, inputs: list[tuple[Label, Shape | None]], shape: Shape, number: int
+    ) -> Label:
         name = self.names[id(part)]
+        borders = borders_of(part) if id(part) in self.opaque else None
+        if borders is not None:
+            made = self._across(name, borders, self.arguments[node], inputs)
+            return Channels(len(shape) - 1, made) if number == 0 else None
         if id(part) in self.opaque or id(part) not in self.reached:
             what = 'states its own Groups' if id(part) in self.opaque else 'is not in the traced graph'
             what = 'is recurrent' if isinstance(part, nn.RNNBase) else what
@@ -243,6 +254,32 @@ class _Trace:
                 return label
         ids = layer.makes(label)
         return None if ids is None else Channels(layer.channel_dim(len(shape)), ids)
+
+    def _across(
+        self, name: str, borders: Borders, arguments: list[str], inputs: list[tuple[Label, Shape | None]]
+    ) -> np.ndarray:
+        """Unite what a module of known borders is given with what reads it; the elements of its output's channels."""
+        for argument, (label, shape) in zip(arguments, inputs):
+            if argument not in borders.inputs:
+                self.elements.mark_label(label, f'reaches {name} as its {argument}')
+                continue
+            own = self._place(name, borders.inputs[argument])
+            if isinstance(label, Channels) and shape is not None and label.dim == len(shape) - 1:
+                self.elements.unite(label.ids, own)
+            else:
+                self.elements.mark_label(label, f'reaches {name} along another dim than its channels')
+                self.elements.mark(own, f'is applied by {name} to what was not followed')
+        made, *others = (self._place(name, place, makes=True) for place in borders.outputs)
+        for own in others:
+            self.elements.unite(made, own)
+        return made
+
+    def _place(self, name: str, place: Place, makes: bool = False) -> np.ndarray:
+        """The elements of a dim of a tensor of the module ``name``."""
+        tensor, dim = self.first[f'{name}.{place[0]}'], place[1]
+        if makes:
+            self.elements.makers.add((tensor, dim))
+        return self.elements.space(tensor, dim, self.copy.get_submodule(name).get_parameter(place[0]).shape[dim])
 
     def mark_left(self) -> None:
         """Protect what leaves the graph, and what layers outside of it read and make."""
@@ -309,6 +346,18 @@ def _opaque(model: nn.Module) -> Iterator[nn.Module]:
             yield part
         else:
             yield from _opaque(part)
+
+
+def _arguments(forward: Callable, args: tuple, kwargs: dict) -> list[str]:
+    """Which argument each of the floating-point tensors of a call belongs to, in the order of ``tensors_in``."""
+    names = [*inspect.signature(forward).parameters][: len(args)]
+    names += [''] * (len(args) - len(names))  # *args
+    return [
+        name
+        for name, value in [*zip(names, args), *kwargs.items()]
+        for tensor in tensors_in(value)
+        if tensor.is_floating_point()
+    ]
 
 
 def _is_leaf(node: Any) -> bool:

@@ -16,6 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from .kinds import ByKind, Kind
+
+Place = tuple[str, int]  # a tensor and one of its dims
+
 OPEN = 'open: '  # starts the reason of a Group that reaches a place nobody declared; ``Group.closes`` lifts it
 FROZEN = 'frozen: '
 
@@ -276,32 +280,31 @@ def write_attr(model: nn.Module, path: str, value: float) -> None:
 
 
 Declaration = Callable[[nn.Module, str], list[Group]]
-_DECLARATIONS: dict[type[nn.Module], tuple[Declaration, bool]] = {}
+_DECLARATIONS: ByKind[tuple[Declaration, bool]] = ByKind()
 
 
-def declares_groups(
-    module_class: type[nn.Module], *, owns_children: bool = False
-) -> Callable[[Declaration], Declaration]:
+def declares_groups(kind: Kind, *, owns_children: bool = False) -> Callable[[Declaration], Declaration]:
     """Register a function (module, prefix) -> Groups for a class of modules and its subclasses.
 
     The function writes tensors and attributes with the prefix in front (or builds them relative to the module
     and calls ``Group.prefixed``). The nearest class in the MRO wins.
 
     Args:
-        module_class: The class that the function can read.
+        kind: The class that the function can read; or a function that tells modules which it can read, where these
+            have no class in common (as they may turn out to be something else, it then tries the Groups itself).
         owns_children: The declaration speaks for everything inside: no declaration of a child is used.
     """
 
     def register(declaration: Declaration) -> Declaration:
-        _DECLARATIONS[module_class] = (declaration, owns_children)
+        _DECLARATIONS.register(kind, (declaration, owns_children))
         return declaration
 
     return register
 
 
 def declaration_of(module: nn.Module) -> tuple[Declaration, bool] | None:
-    """(declaration, owns_children) of the nearest class in the MRO, or None."""
-    return next((_DECLARATIONS[cls] for cls in type(module).__mro__ if cls in _DECLARATIONS), None)
+    """(declaration, owns_children) of the nearest class in the MRO, else of what the module looks like, or None."""
+    return _DECLARATIONS.of(module)
 
 
 def declared_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -8,9 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .group import Group, Slice, first_names
-
-Place = tuple[str, int]  # a tensor and one of its dims
+from .group import Group, Place, Slice, first_names
 
 _PROJECTIONS = {'in_proj_weight': 'qkv', 'q_proj_weight': 'q', 'k_proj_weight': 'k', 'v_proj_weight': 'v'}
 

@@ -13,21 +13,22 @@ from torch import nn
 from .attention import SlimMultiheadAttention, slim_attention
 from .edits import EditError, Edits
 from .group import first_names, read_attr, tensors_of, write_attr
+from .kinds import ByKind, Kind
 from .structure import Structure, StructureError, read_edits
 
 Follower = Callable[[Any], None]
-_FOLLOWERS: dict[type[nn.Module], Follower] = {}
+_FOLLOWERS: ByKind[Follower] = ByKind()
 
 
-def follows_tensors(module_class: type[nn.Module]) -> Callable[[Follower], Follower]:
+def follows_tensors(kind: Kind) -> Callable[[Follower], Follower]:
     """Register a function that sets the width numbers of a module from its (already cut) tensors.
 
     It is called on each module that lost positions or got a new attribute, and on all modules around it, inner
-    ones first; the nearest class in the MRO wins. Stock layers are registered here.
+    ones first; the nearest class in the MRO wins. Stock layers are registered here. ``kind`` as in ``declares_groups``.
     """
 
     def register(follower: Follower) -> Follower:
-        _FOLLOWERS[module_class] = follower
+        _FOLLOWERS.register(kind, follower)
         return follower
 
     return register
@@ -129,7 +130,7 @@ def _follow(slim: nn.Module, tensors: Iterable[str], attrs: Iterable[str]) -> No
     for name, module in reversed(list(slim.named_modules())):
         if name not in touched:
             continue
-        follower = next((_FOLLOWERS[cls] for cls in type(module).__mro__ if cls in _FOLLOWERS), None)
+        follower = _FOLLOWERS.of(module)
         try:
             if follower is not None:
                 follower(module)

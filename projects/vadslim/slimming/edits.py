@@ -6,7 +6,7 @@ Layers and cells leave first; units are found, scored and removed in what is lef
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from vadslim.analysis.complexity import human
 from vadslim.cli import UserError
 from vadslim.pruning import (
     EditError,
-    Group,
     ProofError,
     Structure,
     check_edit,
@@ -48,7 +47,7 @@ class Edited:
 
     Attributes:
         before: as it was loaded.
-        network: what units leave from.
+        network: what units leave from; its structure has the edits.
         step: what ``network.model`` has left of ``before.model``; None: all.
         changes: output of the small example -> norm of its change as a part of its norm before.
         notes: lines for the report.
@@ -76,15 +75,8 @@ class Edited:
         return [_in_words(edit) for edit in self.each]
 
     def then(self, step: Structure) -> Structure:
-        """What is left of ``before.model`` after a further step with Groups that are ``named``."""
-        if self.step is None:
-            return step
-        return replace(compose(self.step, replace(step, groups={})), groups=step.groups)
-
-    def named(self, groups: Sequence[Group]) -> list[Group]:
-        """Groups of the edited network under the names that they had before: layers got other numbers."""
-        rename = Edits(self.step.edits if self.step else []).dense_name
-        return [replace(group, name=rename(group.name)) for group in groups]
+        """What is left of ``before.model`` after a further step."""
+        return compose(self.step, step) if self.step else step
 
     def rows(self, before: Complexity | None, after: Complexity | None) -> list[EditRow]:
         """What each edit saves; all together they save what the edited network has less.
@@ -149,7 +141,8 @@ def apply_edits(options: Options, network: Network, small: Example | None) -> Ed
     else:
         _check_depth(model, [edit for edit in edits if isinstance(edit, Depth)], run)
         changes = output_changes(_said(model, run), _said(edited, run), step.edits)
-    return Edited(network, replace(network, model=edited), step, changes, tuple(notes))
+    structure = compose(network.structure, step) if network.structure else step
+    return Edited(network, replace(network, model=edited, structure=structure), step, changes, tuple(notes))
 
 
 def _depth(model: nn.Module, text: str, run: Run | None) -> Depth:

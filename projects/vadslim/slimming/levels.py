@@ -147,7 +147,10 @@ def _summarise(step: Step, options: Options, device: str, rows: list[Row], resul
     slimmed = Slimmed(Edited(before, before), after.model, after.structure, after.structure, [], {}, groups, 0.0)
     levels = _levels(rows)
     files = [options.checkpoint, file]
-    _, written = write_report(options.output_dir, slimmed, settings(options), files, clock, [], options.latency, levels)
+    try:
+        _, written = write_report(slimmed, options, settings(options), files, clock, levels=levels)
+    except OSError as error:
+        raise UserError(f'{error.filename or options.output_dir}: cannot be written: {error.strerror}') from error
     step.finish([path.name for path in written], {'result': result['checkpoint']})
 
 

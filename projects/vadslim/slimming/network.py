@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from vadslim.experiment import weights_of
 from vadslim.hooks.slim_model import checkpoint_structure, without_pretrained
 from vadslim.hooks.structure_hook import differences, shorten
 from vadslim.options import load_config, merge_texts
-from vadslim.pruning import Structure, resize
+from vadslim.pruning import Group, Structure, resize
+from vadslim.pruning.edits import Edits
 from vadslim.registry import MODELS
 
 
@@ -42,6 +43,18 @@ class Network:
     dense: nn.Module
     structure: Structure | None = None
     checkpoint: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def _edits(self) -> Edits:
+        return Edits(self.structure.edits if self.structure else [])
+
+    def named(self, groups: Sequence[Group]) -> list[Group]:
+        """Groups of ``model`` by the names of ``dense``, whose layers may have other numbers."""
+        return [replace(group, name=self._edits.dense_name(group.name)) for group in groups]
+
+    def own_names(self, step: Structure) -> Structure:
+        """A structure made from ``named`` Groups, by the names of ``model``, as ``compose`` needs it."""
+        return replace(step, groups={str(self._edits.slim_name(name)): group for name, group in step.groups.items()})
 
 
 def read_config(path: Path, options: Sequence[str] = ()) -> Config:

@@ -6,7 +6,7 @@ from rich.console import Console
 from torch import nn
 
 from vadslim.cli import UserError
-from vadslim.pruning import recalibrate
+from vadslim.pruning import Structure, recalibrate
 from vadslim.slimming.batches import LossBatches, loss_batches
 from vadslim.slimming.network import Network
 from vadslim.slimming.options import Options
@@ -34,26 +34,27 @@ def recalibration_batches(options: Options, network: Network, console: Console) 
         raise UserError(f'--recalibrate-bn: {error}') from None
 
 
-def recalibrate_norms(slim: nn.Module, batches: LossBatches, averaged: bool) -> list[str]:
+def recalibrate_norms(slim: nn.Module, batches: LossBatches, network: Network, step: Structure) -> list[str]:
     """Gives a slim network the statistics of the values that pass through it; returns lines that say so.
 
-    Whoever asks for it means the norms whose statistics training leaves alone (``norm_eval``), too: they would stay as
-    they are for ever.
+    Statistics that training leaves alone (``norm_eval``, frozen stages) are shifted by what slimming changed: all
+    weights were trained to those constants, and they would stay stale for ever.
 
     Args:
         slim: changed in place, but for its parameters.
         batches: of the training data.
-        averaged: the checkpoint holds a second set of weights, which keeps its statistics.
+        network: what was slimmed, with its checkpoint.
+        step: what ``slim`` has left of it.
 
     Raises:
         UserError: the statistics are not finite.
     """
-    found = recalibrate(slim, batches, frozen=True)
+    found = recalibrate(slim, batches, before=(network.model, step))
     wrong = [name for name, value in found.state.items() if not value.isfinite().all()]
     if wrong:
         raise UserError(f'--recalibrate-bn: {wrong[0]} would not be finite: the data or the weights are not')
     slim.load_state_dict(found.state, strict=False)
     lines = [f'{line} (--recalibrate-bn, {len(batches)} batches)' for line in found.lines]
-    if averaged and found.measured:
+    if 'ema_state_dict' in network.checkpoint and found.measured:
         lines.append('ema_state_dict: its batch norms keep their statistics; a training that goes on starts from those')
     return lines

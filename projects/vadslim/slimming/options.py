@@ -234,6 +234,11 @@ def parse(argv: Sequence[str]) -> Options:
     target = _target(given)
     limits = {'L2': given.max_l2_increase, 'collision': given.max_collision_increase}
     allocation = _allocation(given)
+    if given.levels > 1 and target and isinstance(allocation, dict) and _fixed(allocation):
+        raise UserError(
+            f'--levels {given.levels} and --target-{target[0]}: rules {given.rules} have fixed ratios, which would go '
+            'again at each level; give them a scale'
+        )
     if not given.dry_run:
         check_writable(given.output_dir)
     return Options(
@@ -311,6 +316,11 @@ def _size(text: str) -> str:
     if not re.fullmatch(r'([^=]+=)?\d+(x\d+){0,2}', text, re.ASCII):
         raise argparse.ArgumentTypeError(f'{text} is not a size: 50x50, rows and columns, or NAME=50x50')
     return text
+
+
+def _fixed(allocation: Mapping[str, Any]) -> bool:
+    """Whether rules take something at a ratio of their own."""
+    return allocation.get('default') is not None or any('ratio' in rule for rule in allocation['rules'])
 
 
 def check_file(path: Path, what: str) -> None:

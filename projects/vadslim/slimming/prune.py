@@ -81,7 +81,7 @@ class Slimmed:
         slim: the smaller network.
         structure: what it has left of the dense architecture.
         step: what it has left of ``network.model``; the same unless that was slim already.
-        groups: of the edited network, named as before.
+        groups: of the edited network, named as in the dense one.
         kept: units per Group.
         rows: what happens to every Group.
         ratio: the fraction that was removed, asked for or found.
@@ -170,7 +170,8 @@ def prune(options: Options, device: str, console: Console, scores: Scores | None
             [f'not counted: {why_not}'] if why_not else [],
         )
         print_report(report, console, every_group=True)
-        console.print('dry run: nothing was written')
+        which = f' of level {options.turn.number} of {options.levels}' if options.turn else ''
+        console.print(f'dry run{which}: nothing was written')
         return None
     step = _open(options, cfg, overwrite=False) if _in_use(options.output_dir) else None
     config_path = options.output_dir / f'{options.config.stem}_slim.py'
@@ -259,7 +260,7 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
         edited = apply_edits(options, network, small)
     network = edited.network
     with clock('finding what can go'):
-        groups = edited.named(find(options, network))
+        groups = find(options, network)
     pruner = build_pruner(options, edited.before.structure)
     if needs_data(options):
         if scores is None:
@@ -282,9 +283,9 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
             GroupRow(r.name, r.kind, r.num_units, r.kept, r.reason) for r in pruner.report(network.model, groups, kept)
         ]
     with clock('slimming'):
-        step = make_structure(network.model, groups, kept)
+        step = network.own_names(make_structure(network.model, groups, kept))
         slim, whole_step = resize(network.model, step), edited.then(step)
-        structure = compose(network.structure, whole_step) if network.structure else whole_step
+        structure = compose(network.structure, step) if network.structure else step
     with clock('checking'):
         check(edited.before, slim, whole_step)
         # without queries there are fewer outputs: nothing to compare
@@ -304,7 +305,7 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
         ratio = pruner.allocation.so_far(ratio)
     if batches is not None:
         with clock('recalibrating batch norms'):
-            notes = recalibrate_norms(slim, batches, 'ema_state_dict' in network.checkpoint)
+            notes = recalibrate_norms(slim, batches, edited.before, whole_step)
     elif options.recalibrate_bn:
         notes = ['--recalibrate-bn: not in a dry run']
     return Slimmed(edited, slim, structure, whole_step, groups, kept, rows, ratio, found, tuple(notes))
@@ -355,7 +356,7 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
             outputs += [out / ZEROED] if (out / ZEROED).exists() else []
     files = [options.checkpoint, out / SLIM]
     asked = settings(options) | ({'ratio_so_far': round(slimmed.ratio, 6)} if options.turn else {})
-    report, others = write_report(out, slimmed, asked, files, clock, notes, options.latency, rules=options.rules)
+    report, others = write_report(slimmed, options, asked, files, clock, notes)
     result = {'params': [report.before.params, report.after.params]}
     if report.before.complexity and report.after.complexity:
         result['macs'] = [report.before.complexity.macs, report.after.complexity.macs]

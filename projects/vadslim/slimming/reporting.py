@@ -25,6 +25,7 @@ from vadslim.analysis.sensitivity_page import picture_of_rules
 from vadslim.checkpoint import atomic_write
 from vadslim.pruning.edits import Edits
 from vadslim.slimming.network import examples
+from vadslim.slimming.options import Options
 from vadslim.slimming.outputs import REPORT
 
 if TYPE_CHECKING:
@@ -32,28 +33,24 @@ if TYPE_CHECKING:
 
 
 def write_report(
-    folder: Path,
     slimmed: Slimmed,
-    settings: Mapping[str, Any],
+    options: Options,
+    asked: Mapping[str, Any],
     files: Sequence[Path | None],
     clock: Clock,
     notes: Sequence[str] = (),
-    latency: int = 0,
     levels: Sequence[Mapping[str, Any]] = (),
-    rules: Path | None = None,
 ) -> tuple[Report, list[Path]]:
     """Counts, times, writes and prints.
 
     Args:
-        folder: where to.
         slimmed: both networks.
-        settings: what was asked for.
+        options: where to, and how often a forward is timed.
+        asked: what was asked for.
         files: their checkpoints, whose sizes are told; None is random weights.
         clock: says what is going on.
         notes: remarks, a line each.
-        latency: timed forwards of each; 0 is none.
         levels: of an iterative pruning, as ``write_pages`` takes them.
-        rules: the file of them that was given; the measurements that it was made from are shown.
 
     Returns:
         What is said, and the files.
@@ -62,10 +59,10 @@ def write_report(
     notes = [*notes, *([f'MACs and latency are not measured: {why_not}'] if why_not else [])]
     model, slim = slimmed.network.model, slimmed.slim
     before, edited, after = counts(slimmed, example, clock)
-    times = _latencies(slimmed, example, latency, clock)
+    times = _latencies(slimmed, example, options.latency, clock)
     sizes = [file.stat().st_size if file else None for file in files]
     report = slimmed.report(
-        settings,
+        asked,
         example,
         Measured(count_params(model), before, times[0], sizes[0]),
         Measured(count_params(slim), after, times[1], sizes[1]),
@@ -73,15 +70,16 @@ def write_report(
         clock.seconds,
         notes,
     )
-    with atomic_write(folder / REPORT) as file:
+    with atomic_write(options.output_dir / REPORT) as file:
         file.write(report.to_json())
     with clock('drawing'):
         run = example.run if example and times[0] else None
         rename = Edits(slimmed.step.edits).slim_name
-        layers, parts = layers_and_parts(model, slim, before, after, run, latency, rename)
-        pages = write_pages(folder, report, layers, parts, levels, picture_of_rules(rules, SENSITIVITY))
+        layers, parts = layers_and_parts(model, slim, before, after, run, options.latency, rename)
+        more = picture_of_rules(options.rules, SENSITIVITY)
+        pages = write_pages(options.output_dir, report, layers, parts, levels, more)
     print_report(report, clock.console)
-    return report, [folder / REPORT, *pages]
+    return report, [options.output_dir / REPORT, *pages]
 
 
 def counts(

@@ -20,7 +20,6 @@ from vadslim.pruning import (
     StructuredPruner,
     find_groups,
 )
-from vadslim.pruning.edits import Edits
 from vadslim.pruning.importance import Scores
 from vadslim.registry import PRUNERS
 from vadslim.slimming.batches import loss_batches
@@ -61,9 +60,7 @@ def build_pruner(options: Options, structure: Structure | None = None) -> Struct
 
 def _units_before(turn: Turn, structure: Structure) -> dict[str, int]:
     """How many units each Group of a slim network had before the first level."""
-    edits = Edits(structure.edits)
-    units = {name: turn.units.get(name, group['num_units']) for name, group in structure.groups.items()}
-    return {here: count for name, count in units.items() if (here := edits.slim_name(name)) is not None}
+    return {name: turn.units.get(name, group['num_units']) for name, group in structure.groups.items()}
 
 
 def needs_data(options: Options) -> bool:
@@ -72,10 +69,10 @@ def needs_data(options: Options) -> bool:
 
 
 def find(options: Options, network: Network) -> list[Group]:
-    """The Groups of the network."""
+    """The Groups of the network, by their names in the dense one."""
     small, _, _ = examples(network)
     try:
-        return find_groups(network.model, small.run if small else None)
+        return network.named(find_groups(network.model, small.run if small else None))
     except GroupError as error:
         raise UserError(f'config {options.config}: {error}') from error
 
@@ -113,7 +110,7 @@ def shared_scores(options: Options, device: str, console: Console) -> Scores:
     """Scores for the pruning, computed by all processes together; each of them gets the same."""
     network = load_network(options.config, options.cfg_options, options.checkpoint, options.seed, device)
     edited = apply_edits(options, network, examples(network)[0])
-    return score(options, edited.network, edited.named(find(options, edited.network)), console, shared=True)
+    return score(options, edited.network, find(options, edited.network), console, shared=True)
 
 
 class Scored(Importance):

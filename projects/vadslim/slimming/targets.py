@@ -132,10 +132,12 @@ class Search:
         """The same for people."""
         found, show = self.solution, self.cost.show
         counted = '' if found.counted is None else f', {show(found.counted)} by a trial'
+        over = max(found.predicted, found.counted or 0.0) / found.goal - 1
+        missed = f': {over:.1%} over the target' if over > 1e-3 else ''
         scaled = '' if found.scale == 1 else f' (savings corrected by a factor {found.scale:.2f})'
         return (
             f'target {found.name}: {show(found.goal)} of {show(found.dense)}; a ratio of {found.ratio:g} is predicted '
-            f'to leave {show(found.predicted)}{scaled}{counted}'
+            f'to leave {show(found.predicted)}{scaled}{counted}{missed}'
         )
 
 

@@ -170,6 +170,8 @@ def recalibrate(
                 hooks.callback(old.register_forward_pre_hook(pair.before).remove)
                 hooks.callback(norms[name].register_forward_pre_hook(pair.after).remove)
         for number, batch in enumerate(batches):
+            for pair in pairs.values():
+                pair.passed.clear()
             for network in networks:
                 with random_state_kept(getattr(batch, 'number', number)):
                     batch(network)

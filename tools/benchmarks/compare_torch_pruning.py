@@ -206,7 +206,7 @@ def equal_tensors(model, other) -> tuple[int, int]:
 def table(rows: Sequence[Row]) -> str:
     """The comparison in Markdown."""
     lines = [
-        "| network | ratio | by | s | of it the check | MACs left | loss | accuracy | tensors equal to vadslim's |",
+        '| network | ratio | by | s | of it the check | MACs left | loss | accuracy | equal tensors |',
         '|---|---|---|---|---|---|---|---|---|',
     ]
     for row in rows:
@@ -217,7 +217,7 @@ def table(rows: Sequence[Row]) -> str:
             row.tool,
             f'{row.seconds:.2f}',
             f'{row.check_seconds:.2f}' if row.check_seconds else '',
-            f'{slim / 1e6:,.1f} M of {dense / 1e6:,.1f} M ({slim / dense:.1%})',
+            f'{slim / 1e6:,.1f} of {dense / 1e6:,.1f} M ({slim / dense:.1%})',
             f'{row.loss[0]:.3f} -> {row.loss[1]:.3f}',
             f'{row.accuracy[0]:.1%} -> {row.accuracy[1]:.1%}',
             '{} of {}'.format(*row.same_as_vadslim) if row.tool != 'vadslim' else '',
@@ -242,7 +242,7 @@ def main(argv: Sequence[str]) -> int:
     from vadslim.analysis.latency import device_name
     from vadslim.files import atomic_write
 
-    tasks, tools, ratios, repeats = TASKS, TOOLS, (0.3, 0.5), args.repeats
+    tasks, tools, ratios, repeats = TASKS, TOOLS, (0.1, 0.3, 0.5), args.repeats
     if args.quick:
         tasks = [Task(task.network, 16, 16, 2, task.rate) for task in TASKS]
         tools, ratios, repeats = {name: TOOLS[name] for name in list(TOOLS)[:2]}, (0.5,), 1

@@ -151,7 +151,9 @@ class Block(nn.Module):
 
 
 class FrozenStem(nn.Module):
-    """Like a detector's backbone: stem frozen, every batch norm frozen and in eval mode while training."""
+    """Like mmdet's backbones: stem frozen, every batch norm frozen and in eval mode while training. Setting the mode
+    freezes the stem anew, and returns nothing.
+    """
 
     example = (torch.randn(2, 3, 8, 8),)
 
@@ -160,24 +162,24 @@ class FrozenStem(nn.Module):
         self.stem, self.bn = nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6)
         self.block1, self.block2 = Block(6, 8, down=True), Block(12, 10)
         self.head = nn.Conv2d(12, 2, 1)
-        self.stem.requires_grad_(False)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.requires_grad_(False)
+        self.train()
 
     def train(self, mode=True):
         super().train(mode)
+        self.stem.requires_grad_(False)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.training = False
-        return self
 
     def forward(self, x):
         return self.head(self.block2(self.block1(self.bn(self.stem(x)).relu())))
 
 
 def test_frozen_stem_is_protected_and_frozen_norms_are_not_in_the_way():
-    model = randomize(FrozenStem()).train()
+    model = randomize(FrozenStem())
     calls = []
     model.block1.register_forward_hook(lambda *_: calls.append(1))
     flags = {name: p.requires_grad for name, p in model.named_parameters()}

@@ -73,7 +73,7 @@ def test_plan_and_report():
     assert (ffn.kind, ffn.num_units, ffn.kept, ffn.params_saved) == ('neuron', 12, 6, 6 * (8 + 1 + 8))
     heads = rows['self_attn.heads']
     assert heads.params_saved == 2 * 2 * (3 * 8 + 3 + 8)
-    stream = rows['linear2.neurons']
+    stream = rows['self_attn.out_proj.neurons']
     assert (stream.kept, stream.params_saved) == (8, 0)
     assert stream.reason.startswith('open: ')
 

@@ -92,4 +92,4 @@ def test_half_precision_stays_and_other_averages_are_dropped_with_a_line(folder,
         assert code == 0 and ('ema_state_dict dropped' in out) == (name != 'half') == ('ema_state_dict' not in saved)
         if name == 'half':
             weight = saved['ema_state_dict']['module.conv2.weight']
-            assert weight.dtype == torch.float16 and weight.shape == (16, 4, 3, 3)
+            assert weight.dtype == torch.float16 and weight.shape == (8, 4, 3, 3)

@@ -65,7 +65,7 @@ def test_what_was_found(model, example):
     data = found.outcome
     assert data['counted'] == data['predicted'] <= data['goal'] == 0.6 * data['before'] and 0 < data['ratio'] < 1
     assert found.line == (
-        f'target MACs: 87.9 k of 147 k; a ratio of {data["ratio"]:g} is predicted to leave 73.3 k, 73.3 k by a trial'
+        f'target MACs: 87.9 k of 147 k; a ratio of {data["ratio"]:g} is predicted to leave 84.5 k, 84.5 k by a trial'
     )
     assert found.counted is cost.counted
     missed = replace(found, solution=replace(found.solution, counted=1.05 * found.solution.goal))

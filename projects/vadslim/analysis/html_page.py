@@ -105,7 +105,7 @@ _CELLS = """{# a cell: people read the short form, sorting takes the exact one #
 </table>
 {%- endmacro %}
 {% macro show(picture) %}
-<figure class="{{ picture.style }}" tabindex="0"><img alt="{{ picture.what }}"
+<figure{% if picture.style %} class="{{ picture.style }}" tabindex="0"{% endif %}><img alt="{{ picture.what }}"
 {%- if picture.style == 'whole' %} style="width: {{ picture.png | readable }}px"{% endif %} src="
 {{- picture.png | embedded }}">
 </figure>
@@ -174,7 +174,7 @@ figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: 
  background: #fff }
 figure img { display: block; width: 100%; height: auto }
 .wide { grid-column: 1 / -1 }
-.wide img, .levels img { min-width: 44rem }
+.wide img { min-width: 44rem }
 .levels figure { margin-top: 1rem }
 .whole { grid-column: 1 / -1 }
 .whole img { max-width: none; margin: 0 auto }
@@ -187,7 +187,7 @@ details ul { padding-left: 1.4rem; font-size: .88rem; overflow-wrap: anywhere }
  .scroll, figure { overflow: visible; max-height: none; border: 0 }
  thead th { position: static }
  .pictures { grid-template-columns: 1fr 1fr }
- .wide img, .levels img { min-width: 0 }
+ .wide img { min-width: 0 }
  .whole img { max-width: 100%; max-height: 24cm }
  th, td { padding: .12rem .3rem; white-space: normal }
  table { font-size: .8em }

@@ -133,7 +133,8 @@ def section(levels: Sequence[Level], picture: bytes | None = None) -> Markup:
         costs=[COSTS[cost] for cost in costs],
         names=names,
         ratios=any(_known(level.get('ratio')) for level in levels),
-        picture=picture and Picture('Costs and metrics level by level', picture),
+        picture=picture and Picture('Costs and metrics level by level', picture, 'wide'),
+        timed='latency_ms' in costs,
         number=levels[last]['level'],
         pruned=len(levels) - 1,
         lost=lost and {'level': lost['level'], 'why': (lost.get('why') or '').rstrip('.')},
@@ -169,7 +170,12 @@ def _draw(axes: Any, curves: Mapping[str, list[Any]], levels: Sequence[Level], t
     for number, (name, values) in enumerate(curves.items()):
         points = [(x, value) for x, value in enumerate(values) if _known(value)]
         if points:
-            style = {'color': LINES[number % len(LINES)], 'marker': 'osD^vP'[number % 6], 'markersize': 5}
+            style = {
+                'color': LINES[number % len(LINES)],
+                'marker': 'osD^vP'[number % 6],
+                'markersize': 5,
+                'clip_on': False,
+            }
             xs, ys = zip(*points)
             axes.plot(xs, ys, linestyle=('-', '--', '-.', ':')[number % 4], label=name[len(prefix) :], **style)
             beyond = [point for point in points if point[0] > last]
@@ -183,7 +189,8 @@ def _draw(axes: Any, curves: Mapping[str, list[Any]], levels: Sequence[Level], t
     ticks = [f'{level["level"]}\n{notes.get(x, "")}' for x, level in enumerate(levels)]
     axes.set_xticks(range(len(levels)), ticks if len(levels) < 9 else [level['level'] for level in levels])
     axes.set_xlim(-0.5, len(levels) - 0.5)
-    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]), top=1.05 * max(axes.get_ylim()[1], 1e-9))
+    known = [value for values in curves.values() for value in values if _known(value)] or [0]
+    axes.set_ylim(min(0, *known), 1.06 * max(known) if max(known) > 0 else 1)
     axes.set_ylabel(unit)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -231,6 +238,7 @@ _SECTION = """{% from 'cells' import show, table %}
 <p>{% if number %}The result is level {{ number }} of {{ pruned }}.{% else %}Nothing was pruned.{% endif %}
 {%- if lost %} Level {{ lost.level }} was rolled back{% if lost.why %}: {{ lost.why }}{% endif %}.{% endif %}</p>
 <p class="soft">Per cents are of the dense network, level 0.
+{%- if timed %} Levels were timed at different times: latencies are rougher than the one above.{% endif %}
 {%- if shown < known %} {{ known - shown }} more metrics stand in levels.csv.{% endif %}</p>
 {% set columns = [('level', ''), ('outcome', 'text')] + ([('ratio', '')] if ratios else []) %}
 {% set ns = namespace(columns=columns) %}

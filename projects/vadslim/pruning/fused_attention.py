@@ -55,7 +55,7 @@ class SlimFusedAttention(nn.Module):
 
 def is_fused_attention(module: nn.Module) -> bool:
     """Whether a module has the parts of timm's Attention: linear ``qkv`` and ``proj``, ``num_heads``, no others."""
-    parts, heads = module._modules, getattr(module, 'num_heads', None)
+    parts, heads = dict(module.named_children()), getattr(module, 'num_heads', None)
     if not {'qkv', 'proj'} <= set(parts) <= PARTS or module._parameters or module._buffers or type(heads) is not int:
         return False
     if not (isinstance(parts['qkv'], nn.Linear) and isinstance(parts['proj'], nn.Linear)):

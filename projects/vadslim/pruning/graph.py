@@ -92,10 +92,12 @@ class _Trace:
     def __init__(self, module: nn.Module) -> None:
         self.first = first_names(module)
         try:
-            self.copy = copy.deepcopy(module).requires_grad_(True).eval()
+            self.copy = copy.deepcopy(module)
         except RuntimeError as error:  # a computed tensor is kept, as torch.nn.utils.weight_norm does
             why = str(error).partition(' at the moment')[0]
             raise GroupError(f'{type(module).__name__} cannot be copied, as slimming needs it: {why}') from error
+        self.copy.eval()  # mmdet's backbones return nothing here
+        self.copy.requires_grad_(True)  # last: they freeze their stems in it
         for part in self.copy.modules():
             part._forward_hooks.clear()
             part._forward_pre_hooks.clear()

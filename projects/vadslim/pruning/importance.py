@@ -81,8 +81,8 @@ class _Norm(Importance):
         return scores
 
     def _sums(self, tensor: torch.Tensor, dim: int) -> np.ndarray:
-        size = tensor.detach().abs()
-        return sum_except(size if self.power == 1 else size * size, dim)
+        size = tensor.detach()
+        return sum_except(size.abs() if self.power == 1 else size * size, dim)
 
 
 @IMPORTANCES.register_module()

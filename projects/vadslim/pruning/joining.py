@@ -94,24 +94,25 @@ def _merge(groups: list[Group], starts: list[int], units: np.ndarray) -> Group:
     ranges = [units[start : start + group.num_units] for group, start in zip(groups, starts)]
     roots = np.unique(np.concatenate(ranges))
     new_unit = [np.searchsorted(roots, found).tolist() for found in ranges]
-    places: dict[tuple[str, int], list[set[int]]] = {}
+    places: dict[tuple[str, int], list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)  # units and their positions
     masks: dict[tuple[str, int], float] = {}
     for group, renumbered in zip(groups, new_unit):
         for part in group.slices:
-            place = places.setdefault((part.tensor, part.dim), [set() for _ in roots])
+            places[part.tensor, part.dim].append((np.asarray(renumbered)[part.index.units], part.index.flat))
             masks[part.tensor, part.dim] = masks.get((part.tensor, part.dim), 0.0) or part.mask_value
-            for unit, positions in enumerate(part.index):
-                place[renumbered[unit]].update(positions.tolist())
-    slices = tuple(
-        Slice(tensor, dim, Index.of(sorted(positions) for positions in place), masks[tensor, dim])
-        for (tensor, dim), place in places.items()
-    )
+    slices = []
+    for (tensor, dim), parts in places.items():
+        owners, positions = (np.concatenate(side) for side in zip(*parts))
+        size = int(positions.max(initial=0)) + 1
+        owners, positions = np.divmod(np.unique(owners * size + positions), size)
+        index = Index(positions, np.bincount(owners, minlength=len(roots)))
+        slices.append(Slice(tensor, dim, index, masks[tensor, dim]))
     attrs, min_units = _merge_numbers(groups, new_unit, len(roots))
     reasons = [group.protected for group in groups]
     return replace(
         groups[0],
         num_units=len(roots),
-        slices=slices,
+        slices=tuple(slices),
         attrs=attrs,
         min_units=min_units,
         protected=merge_reasons(reasons, closed=any(group.closes for group in groups)),

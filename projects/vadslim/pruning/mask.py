@@ -77,10 +77,11 @@ def mask(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Sequence[
     new: dict[str, Tensor] = {}
     gone: dict[tuple[str, int], np.ndarray] = {}
     # finite values first: a softmax logit that gets -inf keeps it, whatever another Group writes there
+    removed = {group.name: group.removed(kept[group.name]) for group in groups if group.name in kept}
     writes = [
-        (part, part.positions(group.removed(kept[group.name])))
+        (part, part.positions(removed[group.name]))
         for group in groups
-        if group.name in kept
+        if group.name in removed
         for part in group.slices
     ]
     for part, positions in sorted(writes, key=lambda write: not np.isfinite(write[0].mask_value)):

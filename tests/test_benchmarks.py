@@ -1,0 +1,72 @@
+"""The benchmark against Torch-Pruning, in small: every column is there, and both sides are counted alike."""
+
+import importlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from vadslim import cli
+
+FOLDER = Path(__file__).resolve().parents[1] / 'tools' / 'benchmarks'
+COLUMNS = {
+    *('network', 'ratio', 'tool', 'seconds', 'check_seconds', 'macs', 'params', 'loss', 'accuracy'),
+    'same_as_vadslim',
+}
+
+
+@pytest.fixture(scope='module')
+def tool():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)  # as if it were run as a script: it imports its neighbours
+        yield importlib.import_module('compare_torch_pruning')
+
+
+def numbers(value):
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from numbers(part)
+    elif not isinstance(value, str):
+        yield value
+
+
+@pytest.mark.slow
+def test_quick_run(tool, tmp_path, capsys):
+    path = tmp_path / 'numbers.json'
+    assert cli.run(tool.main, ['--quick', '--output', str(path)]) == 0
+    printed, result = capsys.readouterr().out, json.loads(path.read_text())
+    rows = result['rows']
+    tools = ('vadslim', 'Torch-Pruning')
+    assert [(row['network'], row['tool']) for row in rows] == [
+        (task.network, by) for task in tool.TASKS for by in tools
+    ]
+    for ours, theirs in zip(rows[::2], rows[1::2]):
+        assert set(ours) == set(theirs) == COLUMNS
+        assert all(math.isfinite(number) for number in numbers([ours, theirs]))
+        assert 0 < ours['check_seconds'] < ours['seconds'] and theirs['seconds'] > 0
+        # half of an even width: both remove the same number of units everywhere, so one counter says the same
+        assert ours['macs'] == theirs['macs'] and ours['params'] == theirs['params']
+        assert ours['macs'][1] < 0.3 * ours['macs'][0]
+        equal, count = theirs['same_as_vadslim']
+        assert ours['same_as_vadslim'] == [count, count]
+        if ours['network'] != 'ViTS':  # there vadslim counts the class token and the positions, too
+            assert equal == count and ours['loss'] == theirs['loss']
+        assert f'| {ours["network"]} | 0.5 | vadslim |' in printed
+
+    fails = [case['torch_pruning'] for case in result['vad']]
+    assert all('TypeError' in line for line in fails[:3])
+    assert all('pruned without an error' in line and 'the forward: RuntimeError' in line for line in fails[3:6])
+    assert 'value_proj.weight [64, 64] -> [54, 64]' in fails[3] and 'attention_weights.weight [32, 64]' in fails[3]
+    assert '42 of 53 convolutions' in fails[6] and '84 of 117 frozen parameters train now' in fails[6]
+    slim = [case['vadslim'] for case in result['vad']]
+    assert all('the detector runs' in slim[number] for number in (0, 1, 3, 4, 5))
+    assert '8 of 37 Groups are protected as frozen' in slim[6] and ' 0 parameters' in slim[6]
+    assert all(case['what'] in printed for case in result['vad'])
+
+
+@pytest.mark.parametrize('options', [['--output', 'no/such/folder/file.json'], ['--repeats', '0']])
+def test_mistakes_are_one_line(tool, options, capsys):
+    assert cli.run(tool.main, options) == 2
+    error = capsys.readouterr().err
+    assert options[0] in error and error.count('\n') == 1

@@ -31,9 +31,11 @@ def hide_units(twin: nn.Module, gone: Mapping[str, np.ndarray]) -> None:
     """Call what is registered, for every module of a twin; ``gone`` as in ``hides_units``, seen from the twin."""
     for name, module in twin.named_modules():
         hider = next((_HIDERS[cls] for cls in type(module).__mro__ if cls in _HIDERS), None)
+        if hider is None:
+            continue
         start = f'{name}.' if name else ''
         inside = {tensor[len(start) :]: rows for tensor, rows in gone.items() if tensor.startswith(start)}
-        if hider is not None and inside:
+        if inside:
             hider(module, inside)
 
 

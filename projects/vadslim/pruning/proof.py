@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .group import Group
+from .group import Group, tensors_of
 from .joining import merge_reasons
 from .mask import mask
 from .nesting import map_tensors, tensors_in
-from .slim import resize
+from .slim import copy_with, resize
 from .structure import check_kept, make_structure
 
 Run = Callable[[nn.Module], Any]
@@ -115,7 +114,8 @@ def _compare(
 ) -> tuple[float, str]:
     """Largest relative difference of the slim copy to the masked twin, and what it is in words."""
     if double:  # first: masking computes with weights, too
-        module = copy.deepcopy(module).double()
+        floating = {name: tensor for name, tensor in tensors_of(module).items() if tensor.is_floating_point()}
+        module = copy_with(module, {name: tensor.detach().double() for name, tensor in floating.items()})
     structure = make_structure(module, groups, kept)
     expected = floating_outputs(mask(module, groups, kept), run, double)
     try:

@@ -257,7 +257,7 @@ def make_structure(
     structure = Structure(architecture_hash(model, config), edits=parsed.to_list())
     for tensor, dims in removed_positions(groups, kept).items():
         shape = tuple(tensors[tensor].shape)
-        positions = {dim: np.setdiff1d(np.arange(shape[dim]), gone).tolist() for dim, gone in dims.items() if gone.size}
+        positions = {dim: np.delete(np.arange(shape[dim]), gone).tolist() for dim, gone in dims.items() if gone.size}
         for dim, stay in positions.items():
             if not stay:
                 raise StructureError(f'{tensor} {shape}: nothing would be left of dim {dim}')

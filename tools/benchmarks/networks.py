@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from vadslim.pruning import Attr, Group, Index, Slice, blocks, declares_groups
+from vadslim.pruning import Attr, Group, Index, Slice, declares_groups
 
 NUM_CLASSES = 10
 
@@ -106,7 +106,7 @@ class ViTS(nn.Module):
         return self.classifier(self.norm(self.blocks(x))[:, 0])
 
 
-# The trace follows no reshape that cuts channels into heads, so the attention is declared.
+# vadslim knows timm's attention and prunes queries and keys apart from values; Torch-Pruning takes both, as here.
 
 
 @declares_groups(Attention)
@@ -117,18 +117,6 @@ def head_widths(module: Attention, prefix: str) -> list[Group]:
     made = Index.of([part * heads * width + p for part in range(3) for p in positions] for positions in read)
     slices = (Slice('qkv.weight', 0, made), Slice('qkv.bias', 0, made), Slice('proj.weight', 1, Index.of(read)))
     return [Group('head_dim', 'head_dim', width, slices, (Attr('', 'head_dim'),)).prefixed(prefix)]
-
-
-@declares_groups(ViTS)
-def stream(module: ViTS, prefix: str) -> list[Group]:
-    """What the attentions read of the residual stream and add to it; the positions are where the trace meets it."""
-    width = module.norm.weight.numel()
-    places = [('pos_embed', 2)]
-    for number in range(len(module.blocks)):
-        attention = f'blocks.{number}.attn'
-        places += [(f'{attention}.qkv.weight', 1), (f'{attention}.proj.weight', 0), (f'{attention}.proj.bias', 0)]
-    slices = tuple(Slice(tensor, dim, blocks(width)) for tensor, dim in places)
-    return [Group('stream', 'stream', width, slices, closes=True).prefixed(prefix)]
 
 
 class Digits:

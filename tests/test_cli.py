@@ -94,6 +94,27 @@ def test_a_second_signal_does_not_save_the_children_from_the_first():
     assert (done.returncode, done.stderr) == (130, 'interrupted\n')
 
 
+GROUP = """
+import multiprocessing, os, signal, sys, time
+from vadslim import cli
+
+def main(argv):
+    child = multiprocessing.get_context('fork').Process(target=time.sleep, args=[60])
+    child.start()
+    for number, code in ((signal.SIGINT, None), (signal.SIGTERM, 143)):
+        os.kill(child.pid, number)
+        child.join(1)
+        assert child.exitcode == code, child.exitcode
+
+sys.exit(cli.run(main))
+"""
+
+
+def test_a_worker_says_nothing_of_signals():
+    done = subprocess.run([sys.executable, '-c', GROUP], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, '')
+
+
 LOADING = """
 import os, signal, sys
 from unittest import mock

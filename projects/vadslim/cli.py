@@ -118,9 +118,14 @@ def _stoppable() -> Iterator[None]:
         yield
         return
     stopped: list[int] = []
+    owner = os.getpid()
     busy = threading.Event()
 
     def stop(signum: int, frame: object) -> None:
+        if os.getpid() != owner:  # a worker, signalled with its group: its parent ends it, if it need not end now
+            if signum == signal.SIGTERM:
+                os._exit(128 + signum)
+            return
         if busy.is_set():  # a second signal amid the first one's loop
             return
         busy.set()

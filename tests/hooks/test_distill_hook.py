@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel, MMDistributedDataParallel
+from mmengine.model import BaseModel
 from torch import nn
 
 from vadslim.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -250,16 +250,3 @@ def test_the_hook_of_a_config():
     }
     with pytest.raises(UserError, match='distillation = dict'):
         distill_config(Config({'model': {}}), 'dense.pth')
-
-
-def test_inside_a_ddp_wrapper(tmp_path):
-    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
-    try:
-        student = Linear(3.0).eval()
-        wrapped = MMDistributedDataParallel(student)
-        distill(wrapped.module, Linear(2.0).eval(), [DistillLoss('inner', weight=0.5)], Kept())
-        losses = wrapped(torch.tensor([[1.0], [2.0]]), mode='loss')
-        losses['loss_distill_inner'].backward()
-        assert student.inner.weight.grad.item() == pytest.approx(75.0)
-    finally:
-        torch.distributed.destroy_process_group()

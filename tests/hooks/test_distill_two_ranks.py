@@ -1,6 +1,7 @@
 """Distillation by two processes over gloo, in float32 and in mixed precision: one student, an untouched teacher."""
 
 import contextlib
+import gc
 
 import pytest
 import torch
@@ -99,6 +100,7 @@ def rank_main(rank, folder, slim):
         patch.setattr(Config, 'pretty_text', '')  # formatting the structure's long lists takes seconds
         seen = {wrapper: train(rank, folder, slim, wrapper) for wrapper in ('OptimWrapper', 'MixedPrecision')}
     torch.save(seen, folder / f'{rank}.pth')
+    gc.collect()  # the last of a group's wrappers must not outlive it: its end would wait for threads that wait for it
     dist.destroy_process_group()
 
 

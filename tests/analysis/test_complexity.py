@@ -200,3 +200,54 @@ def test_the_model_is_left_as_it_was():
 @pytest.mark.parametrize('number, text', [(12, '12'), (39_865_999, '39.9 M'), (999_999, '1 M'), (1.9e11, '190 G')])
 def test_human(number, text):
     assert human(number) == text
+
+
+class Projecting(nn.Module):
+    """Which rows are read depends on a product of computed factors; what is read, on weights."""
+
+    def __init__(self, ask=lambda features: None):
+        super().__init__()
+        self.net, self.attention = ConvNet(), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.read, self.ask, self.computed = nn.Linear(5, 8, bias=False), ask, []
+
+    def forward(self, x, camera):
+        seen = (camera @ torch.ones(2)) > 1
+        rows = torch.zeros(3, 8)
+        rows[:2] = self.read(self.net(x[seen]))[1:].relu_()
+        self.computed.append(type(rows.sum(1).to(torch.float64)) is torch.Tensor)
+        self.ask(rows)
+        return self.attention(rows[None], rows[None], rows[None])
+
+
+X, CAMERA = torch.rand(4, 3, 16, 12), torch.tensor([[1.0, 1.0], [0.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
+
+
+def test_values_that_come_from_weights_need_not_be_computed():
+    model = Projecting().eval()
+    counted = count(model, lambda m: m(X, CAMERA))
+    assert counted.macs > 0 and counted.modules['attention'][1] > 0
+    assert count(model, lambda m: m(X, CAMERA), compute=False) == counted
+    assert model.computed == [True, False]
+
+
+@pytest.mark.parametrize(
+    'ask',
+    [
+        lambda features: features.max().item(),
+        lambda features: features[features > 0],
+        lambda features: features.nonzero(),
+        lambda features: features.numpy(),
+        lambda features: features.tolist(),
+        lambda features: features.squeeze_(0).unsqueeze_(0),
+        lambda features: features.data_ptr() or 1 / 0,
+    ],
+)
+def test_where_such_a_value_is_asked_for_everything_is_computed(ask):
+    model = Projecting(lambda rows: ask(rows * 2)).eval()
+    assert count(model, lambda m: m(X, CAMERA), compute=False) == count(model, lambda m: m(X, CAMERA))
+    assert model.computed == [False, True, True]
+
+
+def test_an_error_of_the_model_is_told_without_values_too():
+    with pytest.raises(ZeroDivisionError):
+        count(Projecting(lambda features: 1 / 0), lambda m: m(X, CAMERA), compute=False)

@@ -13,7 +13,7 @@ from vadslim.analysis import count, count_params
 from vadslim.checkpoint import load_checkpoint, save_checkpoint
 from vadslim.pruning import Structure, resize
 from vadslim.registry import MODELS
-from vadslim.slimming.network import examples, load_network
+from vadslim.slimming.network import load_network
 from vadslim.testing import ToyNet, toy_frames, write_toy_config
 
 SLIM = 'vad_structured_pruned.pth'
@@ -77,7 +77,7 @@ def test_the_checkpoint_runs_under_the_config(pruned, folder):
 def test_the_report_equals_a_recount(pruned, folder):
     report = json.loads((folder / 'out' / 'report.json').read_text())
     network = load_network(folder / 'toy.py', [], folder / 'toy.pth', 0, 'cpu')
-    _, example, _ = examples(network)
+    _, example, _ = network.examples
     slim = loaded(folder / 'out' / 'toy_slim.py', folder / 'out' / SLIM)
     for part, model in (('before', network.model), ('after', slim)):
         counted = count(model, example.run)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
@@ -80,23 +81,30 @@ def count_params(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def count(model: nn.Module, run: Callable[[nn.Module], Any]) -> Complexity:
+def count(model: nn.Module, run: Callable[[nn.Module], Any], compute: bool = True) -> Complexity:
     """Counts one forward of a model.
 
     Args:
         model: any module; its train / eval mode is left as it is.
         run: does one forward, as ``run(model)``. What a module does outside of ``module(...)``, in a method of its
             own, is counted under the module that calls it.
+        compute: False does without the values of everything that a product with a weight has a part in: only shapes
+            are worked out, which is much faster. Where such a value is asked for, the forward is done once more and
+            computed; the model must keep none of them.
 
     Returns:
         The counts. They hold for the sizes that ``run`` used; work that depends on data depends on them.
     """
-    counter = _Counter(model)
+    counter = _Counter(model, compute)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # a fused encoder layer would be one opaque operator
     try:
         with torch.no_grad(), _names_of(model, counter), _opaque_functions(counter), counter:
             run(model)
+    except Exception:
+        if compute:
+            raise
+        return count(model, run)  # it needed a value, one way or another
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     macs: Counter[str] = Counter()
@@ -168,8 +176,10 @@ _KERNELS: dict[str, Callable[..., int]] = {'MultiScaleDeformableAttnFunction': _
 class _Counter(TorchDispatchMode):
     """Adds up what passes the dispatcher, under the name of the innermost module that is running."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, compute: bool) -> None:
         super().__init__()
+        self.compute = compute
+        self.overwritten: list[Tensor] = []  # ordinary tensors into which something without values was written
         self.stack: list[tuple[str, int]] = [('', 0)]  # name, number of products when it was called
         self.products: list[Product] = []
         self.sampling = 0
@@ -185,14 +195,46 @@ class _Counter(TorchDispatchMode):
     def add(self, macs: int, factors: Sequence[Any]) -> None:
         """Books MACs on the module that does them."""
         module, start = self.stack[-1]
-        for factor in reversed(factors):  # a weight comes last, after parameters that are used as activations
-            weight, tensor = self.weights.get(_memory(factor), ('', None))
-            if tensor is not None and tensor.dim() > 1:
-                self.products.append(Product(module, macs, weight, *_rows(factor, tensor)))
-                return
+        name, rows = self.weight(factors)
+        if name:
+            self.products.append(Product(module, macs, name, *rows))
+            return
         before = range(len(self.products) - 1, start - 1, -1)
         follows = next((number for number in before if self.products[number].weight), -1)
         self.products.append(Product(module, macs, follows=follows))
+
+    def weight(self, factors: Sequence[Any]) -> tuple[str, tuple[int, int]]:
+        """Name and rows of the weight among the factors of a product; '' if there is none."""
+        for factor in reversed(factors):  # a weight comes last, after parameters that are used as activations
+            name, tensor = self.weights.get(_memory(factor), ('', None))
+            if tensor is not None and tensor.dim() > 1:
+                return name, _rows(factor, tensor)
+        return '', (0, 0)
+
+    def has_no_values(self, packet: Any, args: Any, kwargs: Any) -> bool:
+        """Whether a result is, or follows from, a product with a weight."""
+        if packet in flop_registry and self.weight(args)[0]:
+            return True
+        gone = {_memory(tensor) for tensor in self.overwritten}
+        return any(isinstance(tensor, _Shape) or _memory(tensor) in gone for tensor in _tensors(args, kwargs))
+
+    def shapes_of(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an operator would return, without values."""
+        about = [argument.alias_info for argument in func._schema.arguments]
+        written = [arg for arg, alias in zip(args, about) if alias and alias.is_write]
+        inputs, named = tree_map_only(Tensor, _meta, (args, kwargs))
+        if func.overloadpacket in _SAMPLING:  # (B, C, ...) at (B, points ..., 2): torch would compute every corner
+            out = inputs[0].new_empty(*inputs[0].shape[:2], *inputs[1].shape[1:-1])
+        else:
+            out = func(*inputs, **named | ({'device': 'meta'} if 'device' in named else {}))
+        if func._schema.is_mutable:
+            if len(written) != 1 or written[0].shape != out.shape:
+                raise TypeError(f'{func}: what it changes cannot be followed')
+            if not isinstance(written[0], _Shape):
+                self.overwritten.append(written[0])
+            return written[0]
+        device = kwargs.get('device') or _tensors(args, kwargs)[0].device
+        return tree_map_only(Tensor, lambda tensor: _Shape(tensor, device), out)
 
     def note(self, what: str) -> None:
         self.unknown[f'{what} in {self.module}' if self.module else what] += 1
@@ -207,7 +249,10 @@ class _Counter(TorchDispatchMode):
                 inside = func.decompose(*args, **kwargs)
             if inside is not NotImplemented:
                 return inside
-        out = func(*args, **kwargs)
+        if not self.compute and self.has_no_values(packet, args, kwargs):
+            out = self.shapes_of(func, args, kwargs)
+        else:
+            out = func(*args, **kwargs)
         self.seen += not any(part in func.__name__ for part in _PLUMBING)
         if packet in _EXTRA:
             self.add(_EXTRA[packet](*args, **kwargs), args)
@@ -221,9 +266,35 @@ class _Counter(TorchDispatchMode):
         return out
 
 
+class _Shape(Tensor):
+    """A tensor without values. What asks for one, or for its memory, gets an error."""
+
+    @staticmethod
+    def __new__(cls, like: Tensor, device: torch.device) -> _Shape:
+        kind: dict[str, Any] = {'strides': like.stride(), 'dtype': like.dtype, 'device': device}
+        shape: _Shape = Tensor._make_wrapper_subclass(cls, like.shape, **kind)
+        return shape
+
+    def __init__(self, like: Tensor, device: torch.device) -> None:
+        pass
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        raise TypeError(f'{func}: the values are not there')
+
+
+def _tensors(*values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def _meta(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device='meta')
+
+
 def _memory(value: Any) -> int:
     """Where a tensor's memory starts; 0 for what has none."""
-    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) and value.layout == torch.strided else 0
+    real = isinstance(value, Tensor) and not isinstance(value, _Shape) and value.layout == torch.strided
+    return value.untyped_storage().data_ptr() if real else 0
 
 
 def _weights(model: nn.Module) -> dict[int, tuple[str, Tensor]]:

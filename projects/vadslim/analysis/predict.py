@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from vadslim.analysis.complexity import Complexity, Product, count, count_params, human
+from vadslim.analysis.complexity import Complexity, Product, count_params, human
+from vadslim.analysis.example import Example
 
 Removed = Mapping[str, Mapping[int, np.ndarray]]
 
@@ -66,16 +67,19 @@ class Macs:
 
     Args:
         model: the network as it is.
-        run: does one forward, ``run(model)``, of the dense network and of slim ones.
+        run: does one forward, ``run(model)``, of the dense network and of slim ones; or an :class:`Example`.
         counted: what ``count(model, run)`` returned, if it was done already.
     """
 
     name, units = 'MACs', PREFIXES
     tolerance: float | None = 0.01
 
-    def __init__(self, model: nn.Module, run: Callable[[nn.Module], Any], counted: Complexity | None = None) -> None:
-        self.run = run
-        self.counted = count(model, run) if counted is None else counted
+    def __init__(
+        self, model: nn.Module, run: Callable[[nn.Module], Any] | Example, counted: Complexity | None = None
+    ) -> None:
+        self.example = run if isinstance(run, Example) else Example(run, '')
+        self.counted = self.example.count(model) if counted is None else counted
+        self.checked: Complexity | None = None  # of the slim network that was checked last
         self.dense = float(self.counted.macs)
         tensors = [*model.named_parameters(), *model.named_buffers()]
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors}
@@ -93,7 +97,8 @@ class Macs:
 
     def check(self, slim: nn.Module) -> float:
         """MACs of a slim network, counted."""
-        return float(count(slim, self.run).macs)
+        self.checked = self.example.count(slim)
+        return float(self.checked.macs)
 
     def show(self, value: float) -> str:
         return human(value)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,25 @@ class Network:
     dense: nn.Module
     structure: Structure | None = None
     checkpoint: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def examples(self) -> tuple[Example | None, Example | None, str]:
+        """(small example, example of the report's sizes, why there is none).
+
+        The model's class declares them; otherwise the first batch of the config's data serves as both.
+        """
+        small = find_example(self.dense, self.cfg, small=True)
+        if small is not None:
+            return small, find_example(self.dense, self.cfg), ''
+        loader = next((k for k in ('test', 'val', 'train') if self.cfg.get(f'{k}_dataloader')), None)
+        if loader is None:
+            return None, None, f'{type(self.dense).__name__} declares no example, and the config has no data'
+        try:
+            batch = _first_batch(self.cfg[f'{loader}_dataloader'])
+        except OSError as error:
+            return None, None, f'the data of {loader}_dataloader cannot be read: {_one_line(error)}'
+        example = Example(lambda model: _forward(model, batch), f'the first batch of {loader}_dataloader')
+        return example, example, ''
 
     @property
     def _edits(self) -> Edits:
@@ -136,25 +156,6 @@ def _build(architecture: ConfigDict, path: Path) -> nn.Module:
         return MODELS.build(architecture)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ImportError) as error:
         raise UserError(f'config {path}: its model cannot be built: {_one_line(error)}') from error
-
-
-def examples(network: Network) -> tuple[Example | None, Example | None, str]:
-    """(small example, example of the report's sizes, why there is none).
-
-    The model's class declares them; otherwise the first batch of the config's data serves as both.
-    """
-    small = find_example(network.dense, network.cfg, small=True)
-    if small is not None:
-        return small, find_example(network.dense, network.cfg), ''
-    loader = next((k for k in ('test', 'val', 'train') if network.cfg.get(f'{k}_dataloader')), None)
-    if loader is None:
-        return None, None, f'{type(network.dense).__name__} declares no example, and the config has no data'
-    try:
-        batch = _first_batch(network.cfg[f'{loader}_dataloader'])
-    except OSError as error:
-        return None, None, f'the data of {loader}_dataloader cannot be read: {_one_line(error)}'
-    example = Example(lambda model: _forward(model, batch), f'the first batch of {loader}_dataloader')
-    return example, example, ''
 
 
 def _forward(model: nn.Module, batch: Any) -> Any:

@@ -39,7 +39,7 @@ from vadslim.pruning import (
 from vadslim.pruning.importance import Scores
 from vadslim.slimming.edits import Edited, apply_edits, dense_names
 from vadslim.slimming.elementwise import element_sets, prune_elements
-from vadslim.slimming.network import Network, examples, load_network, read_config
+from vadslim.slimming.network import Network, load_network, read_config
 from vadslim.slimming.norms import recalibrate_norms, recalibration_batches
 from vadslim.slimming.options import Options
 from vadslim.slimming.outputs import SLIM, STRUCTURE, ZEROED, output_names, slim_checkpoint, write_config
@@ -158,7 +158,7 @@ def prune(options: Options, device: str, console: Console, scores: Scores | None
     if options.dry_run:
         clock = Clock(console)
         slimmed = slim_network(options, device, clock, scores)
-        _, example, why_not = examples(slimmed.network)
+        _, example, why_not = slimmed.network.examples
         before, edited, after = counts(slimmed, example, clock)
         report = slimmed.report(
             settings(options),
@@ -255,7 +255,7 @@ def slim_network(options: Options, device: str, clock: Clock, scores: Scores | N
     with clock('building the network'):
         network = load_network(options.config, options.cfg_options, options.checkpoint, options.seed, device)
     batches = recalibration_batches(options, network, clock.console)  # first: what is missing is told at once
-    small, example, _ = examples(network)
+    small, example, _ = network.examples
     with clock('layers and grid') if options.keep_layers or options.bev_size else nullcontext():
         edited = apply_edits(options, network, small)
     network = edited.network

@@ -14,7 +14,6 @@ from vadslim.analysis import (
     Latency,
     Measured,
     Report,
-    count,
     count_params,
     measure_in_turn,
     print_report,
@@ -24,7 +23,6 @@ from vadslim.analysis.pages import SENSITIVITY, write_pages
 from vadslim.analysis.sensitivity_page import picture_of_rules
 from vadslim.checkpoint import atomic_write
 from vadslim.pruning.edits import Edits
-from vadslim.slimming.network import examples
 from vadslim.slimming.options import Options
 from vadslim.slimming.outputs import REPORT
 
@@ -55,7 +53,7 @@ def write_report(
     Returns:
         What is said, and the files.
     """
-    _, example, why_not = examples(slimmed.network)
+    _, example, why_not = slimmed.network.examples
     notes = [*notes, *([f'MACs and latency are not measured: {why_not}'] if why_not else [])]
     model, slim = slimmed.network.model, slimmed.slim
     before, edited, after = counts(slimmed, example, clock)
@@ -89,10 +87,11 @@ def counts(
     if example is None:
         return None, None, None
     with clock('counting'):
-        known = (slimmed.search.counted, slimmed.search.counted_whole) if slimmed.search else (None, None)
-        models = zip(known, slimmed.edited.models)
-        edited, *others = (found or count(model, example.run) for found, model in models)
-        return others[0] if others else edited, edited, count(slimmed.slim, example.run)
+        found = slimmed.search
+        known = (found.counted_slim, found.counted, found.counted_whole) if found else (None, None, None)
+        models = zip(known, [slimmed.slim, *slimmed.edited.models])
+        slim, edited, *others = (counted or example.count(model) for counted, model in models)
+        return others[0] if others else edited, edited, slim
 
 
 def _latencies(

@@ -24,7 +24,7 @@ from vadslim.pruning.importance import Scores
 from vadslim.registry import PRUNERS
 from vadslim.slimming.batches import loss_batches
 from vadslim.slimming.edits import apply_edits
-from vadslim.slimming.network import Network, examples, load_network
+from vadslim.slimming.network import Network, load_network
 from vadslim.slimming.options import Options, Turn
 
 
@@ -70,7 +70,7 @@ def needs_data(options: Options) -> bool:
 
 def find(options: Options, network: Network) -> list[Group]:
     """The Groups of the network, by their names in the dense one."""
-    small, _, _ = examples(network)
+    small, _, _ = network.examples
     try:
         return network.named(find_groups(network.model, small.run if small else None))
     except GroupError as error:
@@ -109,7 +109,7 @@ def score(options: Options, network: Network, groups: Sequence[Group], console: 
 def shared_scores(options: Options, device: str, console: Console) -> Scores:
     """Scores for the pruning, computed by all processes together; each of them gets the same."""
     network = load_network(options.config, options.cfg_options, options.checkpoint, options.seed, device)
-    edited = apply_edits(options, network, examples(network)[0])
+    edited = apply_edits(options, network, network.examples[0])
     return score(options, edited.network, find(options, edited.network), console, shared=True)
 
 

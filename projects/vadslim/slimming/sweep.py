@@ -38,7 +38,7 @@ from vadslim.pruning.sensitivity import (
     rules,
 )
 from vadslim.slimming.evaluation import Evaluation
-from vadslim.slimming.network import Network, examples, load_network, read_config
+from vadslim.slimming.network import Network, load_network, read_config
 from vadslim.slimming.scoring import Scored, build_pruner, find, needs_data, score
 from vadslim.slimming.sensitivity import Sweep
 from vadslim.slimming.targets import Search, find_cost
@@ -304,7 +304,7 @@ def _write_rules(
     options, limit = sweep.slimming, sweep.limit
     if limit is None:
         assert options.target is not None
-        _, example, _ = examples(network)
+        _, example, _ = network.examples
         pruner.allocation = Tolerance(curves)
         cost = find_cost(options.target[0], network.model, example, console)
         search = Search.of(pruner, network.model, groups, cost, *options.target)

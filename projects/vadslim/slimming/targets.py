@@ -55,7 +55,7 @@ def find_cost(
     if example is None:
         raise UserError(f'--target-{kind}: the config has neither data nor a declared example to run the network on')
     if kind == 'macs':
-        return Macs(model, example.run, counted)
+        return Macs(model, example, counted)
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
     try:
         times = LatencyTable(default_table() if table is None else table, device, backend)
@@ -107,6 +107,11 @@ class Search:
     def counted(self) -> Complexity | None:
         """What ``count`` said of the network that units leave from, if the search asked it."""
         return self.cost.counted if isinstance(self.cost, Macs) else None
+
+    @property
+    def counted_slim(self) -> Complexity | None:
+        """What it said of the slim network."""
+        return self.cost.checked if isinstance(self.cost, Macs) else None
 
     @property
     def counted_whole(self) -> Complexity | None:

@@ -57,4 +57,5 @@ def vad_example(model: VAD, cfg: Any, small: bool) -> Example:
         del outputs['bev_embed']
         return outputs
 
-    return Example(run, f'6 x {height} x {width}, batch 1, with a previous view, all map vectors')
+    label = f'6 x {height} x {width}, batch 1, with a previous view, all map vectors'
+    return Example(run, label, fixed_work=True)

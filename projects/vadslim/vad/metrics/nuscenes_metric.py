@@ -10,7 +10,7 @@ from mmengine.dist import all_gather_object
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 
-from . import motion, planning  # noqa: F401, each adds its task
+from . import map, motion, planning  # noqa: F401, each adds its task
 from .task import TASKS, Task
 
 
@@ -31,12 +31,24 @@ class VADNuScenesMetric(BaseMetric):
 
     def __init__(
         self,
-        tasks: Sequence[str | dict] = ('planning', 'motion'),
+        tasks: Sequence[str | dict] = ('map', 'motion', 'planning'),
         collect_device: str = 'cpu',
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.tasks: list[Task] = [_build(task) for task in tasks]
+
+    @property
+    def dataset_meta(self) -> dict | None:
+        """Meta information of the data set; a Runner sets it before the network runs, and the tasks get ready."""
+        return self._dataset_meta
+
+    @dataset_meta.setter
+    def dataset_meta(self, dataset_meta: dict) -> None:
+        self._dataset_meta = dataset_meta
+        for task in self.tasks:
+            if hasattr(task, 'prepare'):
+                task.prepare(dataset_meta)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Scores a batch; see the tasks for what they read of a sample."""

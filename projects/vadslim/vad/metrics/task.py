@@ -16,6 +16,8 @@ class Task(Protocol):
     """Scores one sample at a time, then all of them together.
 
     What :meth:`score` returns goes through files and between processes: plain numbers and small arrays only.
+    A task that needs to know the data set has a method ``prepare(meta)``, which gets the data set's meta information
+    once, before the network runs, on all ranks.
     """
 
     name: str

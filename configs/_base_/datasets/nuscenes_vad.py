@@ -70,6 +70,7 @@ val_dataloader = dict(
         pc_range=point_cloud_range,
         map_classes=map_classes,
         map_num_points=20,
+        map_ann_file='nuscenes_map_anns_val.json',  # map ground truth, made at the first evaluation
         test_mode=True))
 test_dataloader = val_dataloader
 

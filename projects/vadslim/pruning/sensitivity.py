@@ -22,7 +22,7 @@ from .group import Group
 FORMAT = 1
 # parts of names that say error or cost; what is not among them is taken for a merit (accuracy, mAP, EPA)
 _COSTS = re.compile(
-    r'(?<![a-z])(min|mean|avg|m)?(l1|l2|col|collisions?|ade|fde|mr|miss|loss|err|errors?|mae|r?mse|ate|ase|aoe|ave|aae)'
+    r'(?<![a-z])(min|mean|avg|m)?(l1|l2|col|collisions?|ade|fde|mr|miss|loss|err|errors?|mae|r?mse|ate|ase|aoe|ave|aae|fp)'
     r'(?![a-z])'
 )
 

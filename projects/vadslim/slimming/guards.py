@@ -10,8 +10,9 @@ from fnmatch import fnmatchcase
 
 from vadslim.cli import UserError
 
-# name -> the metrics whose mean counts (VAD's "Avg." over 1, 2 and 3 s), unit of an absolute increase, its size
-METRICS = {'L2': ('*plan_L2_*', 'm', 1.0), 'collision': ('*plan_obj_box_col_*', 'pp', 0.01)}
+# name -> the metrics whose mean counts (VAD's "Avg." over 1, 2 and 3 s, not the values "at" these times), unit of an
+# absolute increase, its size
+METRICS = {'L2': ('*plan_L2_[123]s', 'm', 1.0), 'collision': ('*plan_obj_box_col_[123]s', 'pp', 0.01)}
 
 
 @dataclass(frozen=True)

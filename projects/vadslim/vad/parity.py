@@ -247,7 +247,7 @@ def _metrics(sample: Det3DDataSample) -> dict[str, float]:
     counts = ('gt', 'cnt_ade', 'cnt_fde', 'hit', 'fp', 'ADE', 'FDE', 'MR')
     return {
         **{f'{count}_{kind}': float(motion[f'{count}_{kind}']) for count in counts for kind in ('car', 'pedestrian')},
-        **planning.summarize([planning.score(fields)]),
+        **{k: v for k, v in planning.summarize([planning.score(fields)]).items() if '_at_' not in k},
         'fut_valid_flag': 1.0,
     }
 

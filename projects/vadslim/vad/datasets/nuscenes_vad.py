@@ -14,10 +14,11 @@ from mmengine.dataset import BaseDataset
 from mmengine.structures import InstanceData
 
 from vadslim.checkpoint import load_info
-from vadslim.cli import UserError
+from vadslim.cli import UserError, say
 from vadslim.nuscenes_data.vector_map import MAP_CLASSES, VectorMap, check_maps
 from vadslim.vad.datasets import infos
 from vadslim.vad.datasets.map_lines import map_targets
+from vadslim.vad.datasets.map_truth import FILE as MAP_ANN_FILE
 
 CLASSES = (
     'car',
@@ -68,7 +69,10 @@ class VADNuScenesDataset(BaseDataset):
         map_num_points: points per map element.
         use_valid_flag: see :func:`~vadslim.vad.datasets.infos.agents`.
         filter_empty_gt: in training, skip frames without agents or map elements.
-        with_map: whether items have ``gt_map``.
+        with_map: whether items have ``gt_map``. In test mode they do without where the map expansion is missing and
+            ``map_ann_file`` is there.
+        map_ann_file: where the map ground truth of an evaluation is kept (see
+            :mod:`~vadslim.vad.datasets.map_truth`); relative ones lie in ``data_root``, as ``ann_file`` does.
         metainfo: ``classes`` (labels are positions in it); default: the ten classes of nuScenes in VAD's
             order. The data set adds what evaluation needs: ``data_root`` and the info file's ``version``.
         test_mode: see above.
@@ -89,6 +93,7 @@ class VADNuScenesDataset(BaseDataset):
         use_valid_flag: bool = False,
         filter_empty_gt: bool = True,
         with_map: bool = True,
+        map_ann_file: str = MAP_ANN_FILE,
         metainfo: dict | None = None,
         test_mode: bool = False,
         **kwargs: Any,
@@ -102,6 +107,7 @@ class VADNuScenesDataset(BaseDataset):
         self.use_valid_flag = use_valid_flag
         self.filter_empty_gt = filter_empty_gt
         self.with_map = with_map
+        self.map_ann_file = map_ann_file
         patch_size = (pc_range[4] - pc_range[1], pc_range[3] - pc_range[0])
         self.vector_map = VectorMap(data_root, patch_size, map_classes)
         super().__init__(
@@ -114,14 +120,23 @@ class VADNuScenesDataset(BaseDataset):
             **kwargs,
         )
         self._metainfo['data_root'] = str(data_root)  # for the metrics; given as metainfo it would be read as a file
+        self._metainfo['map_truth'] = {
+            'file': self.map_ann_file,
+            'ann_file': self.ann_file,
+            'data_root': self.data_root,
+            'patch_size': patch_size,
+            'classes': self.vector_map.map_classes,
+        }
 
     def _join_prefix(self) -> None:
-        """A relative info file lies in the data root; a path that leads there from here (as in VAD's configs)
-        is taken as it is.
+        self.ann_file, self.map_ann_file = self._in_root(self.ann_file), self._in_root(self.map_ann_file)
+
+    def _in_root(self, name: str) -> str:
+        """A relative file lies in the data root; a path that leads there from here (as in VAD's configs) is taken as it
+        is.
         """
-        root, file = Path(self.data_root), Path(self.ann_file)
-        if not (file.is_relative_to(root) or (file.exists() and not (root / file).exists())):
-            self.ann_file = str(root / file)
+        root, file = Path(self.data_root), Path(name)
+        return name if file.is_relative_to(root) or (file.exists() and not (root / file).exists()) else str(root / file)
 
     def load_data_list(self) -> list[dict]:
         """Frames scene by scene, scenes and frames in the order of time."""
@@ -138,7 +153,13 @@ class VADNuScenesDataset(BaseDataset):
         if not (first := Path(self._images(records[0])[0])).is_file():
             raise UserError(f'{first}: no such image; data_root must be the folder of nuScenes')
         if self.with_map:
-            check_maps(self.data_root, {record['map_location'] for record in records})
+            try:
+                check_maps(self.data_root, {record['map_location'] for record in records})
+            except UserError as error:
+                if not self.test_mode or not Path(self.map_ann_file).is_file():
+                    raise
+                self.with_map = False
+                say(f'{error}; the map is evaluated by {self.map_ann_file}')
         starts: dict[str, int] = {}
         for record in records:
             scene, time = record['scene_token'], record['timestamp']

@@ -60,4 +60,5 @@ def score_plans(plans: np.ndarray, frames: Iterable[tuple[Ego, bool]]) -> dict[s
         )
         for ego, known in frames
     ]
-    return {name: value for name, value in task.summarize(scores).items() if name.startswith('plan_L2')}
+    metrics = task.summarize(scores)
+    return {name: metrics[name] for name in ('plan_L2_1s', 'plan_L2_2s', 'plan_L2_3s')}

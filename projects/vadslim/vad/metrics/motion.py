@@ -140,7 +140,9 @@ class MotionTask:
         )
 
     def summarize(self, scores: Sequence[dict[str, float]]) -> dict[str, float]:
-        """``EPA_car`` ... ``MR_pedestrian``; nan where there is nothing to divide by."""
+        """``EPA_car`` ... ``MR_pedestrian`` (ADE and FDE of the best mode), nan where there is nothing to divide by; and
+        the counts over all samples behind EPA, ``gt_car`` ... ``fp_pedestrian``.
+        """
         metrics = {}
         for name in _CLASSES:
             total = {count: sum(score[f'{count}_{name}'] for score in scores) for count in _COUNTS}
@@ -149,6 +151,7 @@ class MotionTask:
                 f'ADE_{name}': _ratio(total['ADE'], total['cnt_ade']),
                 f'FDE_{name}': _ratio(total['FDE'], total['cnt_fde']),
                 f'MR_{name}': _ratio(total['MR'], total['cnt_fde']),
+                **{f'{count}_{name}': total[count] for count in ('gt', 'hit', 'fp')},
             }
         return metrics
 

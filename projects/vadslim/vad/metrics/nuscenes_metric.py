@@ -13,7 +13,7 @@ from mmengine.logging import MMLogger
 
 from vadslim.vad.results import ResultsWriter, sample_results
 
-from . import motion, planning  # noqa: F401, each adds its task
+from . import map, motion, planning  # noqa: F401, each adds its task
 from .detection import DetectionTask
 from .task import TASKS, Task
 
@@ -36,7 +36,7 @@ class VADNuScenesMetric(BaseMetric):
 
     def __init__(
         self,
-        tasks: Sequence[str | dict] = ('detection', 'motion', 'planning'),
+        tasks: Sequence[str | dict] = ('detection', 'map', 'motion', 'planning'),
         results_dir: str | None = None,
         collect_device: str = 'cpu',
         prefix: str | None = None,

@@ -1,8 +1,9 @@
-"""Open-loop planning: displacement (L2) and collision of the planned trajectory, as VAD and ST-P3 report them.
+"""Open-loop planning: displacement (L2) and collision of the planned trajectory, in both conventions in use.
 
 The numbers are meant to be comparable with published ones, and keep what is odd in them:
 
-- All values at 1, 2, 3 s are means over the steps **up to** that time, not the value at it.
+- ``plan_L2_1s`` and their like, as VAD and ST-P3 report them, are means over the steps **up to** that time;
+  ``plan_L2_at_1s`` and their like are the values **at** it, as UniAD reports them (docs/evaluation.md).
 - ``obj_col`` looks up one cell for the ego vehicle, shifted by half the grid's origin: that of
   (x - 25.1 m, y + 25.1 m). Only ``obj_box_col`` looks where the vehicle is.
 - The vehicle's footprint is 0.5 m ahead of the trajectory, is never turned, and is clipped to the border cells
@@ -26,6 +27,7 @@ STEPS_PER_SECOND = 2
 EGO_WIDTH, EGO_LENGTH = 1.85, 4.084
 CELL = 0.5
 GRID = 200
+_ENDS = np.arange(STEPS_PER_SECOND, STEPS + 1, STEPS_PER_SECOND)  # steps up to 1, 2, 3 s
 _FIRST_CELL = -49.75  # centre of the first cell, metres
 
 # nuScenes category ids as the annotation stores them
@@ -128,8 +130,12 @@ def planning_steps(plan: np.ndarray, truth: np.ndarray, occupancy: np.ndarray) -
 
 def planning_metrics(plan: np.ndarray, truth: np.ndarray, occupancy: np.ndarray) -> np.ndarray:
     """L2, obj_col and obj_box_col (rows) up to 1, 2 and 3 s (columns) of one sample: (3, 3) float32."""
-    ends = np.arange(STEPS_PER_SECOND, STEPS + 1, STEPS_PER_SECOND)
-    return planning_steps(plan, truth, occupancy).cumsum(1)[:, ends - 1] / ends.astype(np.float32)
+    return means_up_to(planning_steps(plan, truth, occupancy))
+
+
+def means_up_to(steps: np.ndarray) -> np.ndarray:
+    """(..., 6) values of the steps -> (..., 3) means of those up to 1, 2 and 3 s."""
+    return steps.cumsum(-1)[..., _ENDS - 1] / _ENDS.astype(np.float32)
 
 
 @register_task
@@ -140,7 +146,7 @@ class PlanningTask:
     metrics = ('plan_L2', 'plan_obj_col', 'plan_obj_box_col')
 
     def score(self, sample: dict) -> np.ndarray | None:
-        """(3, 3) as in :func:`planning_metrics`; None for a sample that does not count.
+        """(3, 6) as in :func:`planning_steps`; None for a sample that does not count.
 
         ``sample`` holds ``pred_ego.fut_preds`` (3, 6, 2), ``gt_ego.fut_trajs`` (6, 2) and ``.fut_cmd`` (3,),
         ``gt_instances_3d.bboxes_3d`` (N, 9) and ``.attr_labels`` (N, 34), ``fut_valid_flag``.
@@ -152,14 +158,18 @@ class PlanningTask:
         truth = accumulate(as_array(sample['gt_ego']['fut_trajs']), 0)
         agents = sample['gt_instances_3d']
         vehicles, humans = rasterize(as_array(agents['bboxes_3d']), as_array(agents['attr_labels']))
-        return planning_metrics(plan, truth, vehicles | humans)
+        return planning_steps(plan, truth, vehicles | humans)
 
     def summarize(self, scores: Sequence[np.ndarray | None]) -> dict[str, float]:
-        """``plan_L2_1s`` ... ``plan_obj_box_col_3s``; nan if no sample counts."""
+        """``plan_L2_1s`` ... ``plan_obj_box_col_3s``, ``plan_L2_at_1s`` ... ``plan_obj_box_col_at_3s``; nan if no
+        sample counts.
+        """
         valid = [score for score in scores if score is not None]
-        means = np.mean(valid, 0, dtype=np.float64) if valid else np.full((3, 3), np.nan)
+        steps = np.stack(valid) if valid else np.full((1, 3, STEPS), np.nan, np.float32)
+        tables = {'': means_up_to(steps), 'at_': steps[..., _ENDS - 1]}
         return {
-            f'{metric}_{second + 1}s': float(means[row, second])
+            f'{metric}_{at}{second + 1}s': float(means[row, second])
+            for at, means in ((at, table.mean(0, dtype=np.float64)) for at, table in tables.items())
             for row, metric in enumerate(self.metrics)
             for second in range(3)
         }

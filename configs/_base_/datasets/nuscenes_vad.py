@@ -74,5 +74,5 @@ val_dataloader = dict(
         test_mode=True))
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type='VADNuScenesMetric', tasks=['detection', 'motion', 'planning'])
+val_evaluator = dict(type='VADNuScenesMetric', tasks=['detection', 'map', 'motion', 'planning'])
 test_evaluator = val_evaluator

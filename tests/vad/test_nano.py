@@ -18,6 +18,7 @@ from vadslim.checkpoint import dump_info, load_info
 from vadslim.evaluate import evaluate, parse_args
 from vadslim.nuscenes_data import converter
 from vadslim.vad.blank_images import LOSSES, blank_images, mean_losses
+from vadslim.vad.results import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs' / 'VAD' / 'VAD_nano_synthetic.py'
@@ -79,6 +80,14 @@ def test_a_runner_trains_and_evaluates(config, tmp_path):
     for second in (1, 2, 3):
         assert 0 < history[f'val/plan_L2_{second}s'].current() < 100
         assert 0 <= history[f'val/plan_obj_box_col_{second}s'].current() <= 1
+    assert 0 <= history['val/pts_bbox_NuScenes/NDS'].current() <= 1
+    indices = ['--cfg-options', 'test_dataloader.dataset.indices=[0,1]']
+    arguments = [config, tmp_path / 'epoch_1.pth', '--work-dir', tmp_path, '--format-only', '--json_dir', tmp_path / 'json']
+    assert 'pts_bbox_NuScenes/NDS' not in evaluate(parse_args([*map(str, arguments), *indices]))
+    results = read_results(tmp_path / 'json' / 'results_nusc.json')
+    assert len(results['results']) == 2
+    (plan, _) = results['plan_results'].values()
+    assert [len(plan['plans']), len(plan['plans'][0]), plan['command'] in (0, 1, 2)] == [3, 6, True]
 
 
 def test_blank_images_are_blank_only_inside(config):

@@ -89,6 +89,17 @@ def test_without_ground_truth_there_is_no_command(samples, synthetic_root, tmp_p
     assert plan['command'] is None
 
 
+def test_nothing_was_predicted(samples, synthetic_root, tmp_path):
+    sample = copy.deepcopy(samples[0])
+    for name in ('pred_instances_3d', 'pred_map'):
+        sample[name] = {key: value[:0] for key, value in sample[name].items()}
+    evaluate([sample], synthetic_root, tmp_path, tasks=())
+    content = read_results(tmp_path / 'results_nusc.json')
+    token = sample['sample_idx']
+    assert content['results'] == content['map_results'] == {token: []}
+    assert len(content['plan_results'][token]['plans']) == 3
+
+
 def test_the_file_comes_last(samples, synthetic_root, tmp_path):
     old = tmp_path / 'results_nusc.json'
     old.write_text('old')

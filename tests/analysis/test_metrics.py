@@ -16,7 +16,12 @@ from vadslim.analysis.metrics import family, in_order
         ('minADE', 'Displacement', 'm'),
         ('FDE_car', 'Displacement', 'm'),
         ('MR_pedestrian', 'Misses', 'fraction'),
-        ('mAP', 'Metrics', ''),
+        ('plan_L2_at_1s', 'L2', 'm'),
+        ('plan_obj_box_col_at_2s', 'Collisions', 'fraction'),
+        ('NuscMap_chamfer/divider_AP_thr_0.5', 'Average precision', 'fraction'),
+        ('mAP', 'Average precision', 'fraction'),
+        ('hit_car', 'Counts', ''),
+        ('EPA_car', 'Metrics', ''),
     ],
 )
 def test_families(name, title, unit):

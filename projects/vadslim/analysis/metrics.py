@@ -23,6 +23,8 @@ _FAMILIES = tuple(
         (r'(?<![a-z])col(lisions?)?(?![a-z])', 'Collisions', 'fraction'),
         (r'(?<![a-z])(min)?[af]de(?![a-z])', 'Displacement', 'm'),
         (r'(?<![a-z])m(iss)?r(?![a-z])', 'Misses', 'fraction'),
+        (r'(?<![a-z])m?ap(?![a-z])', 'Average precision', 'fraction'),
+        (r'(?<![a-z])(gt|hit|fp)(?![a-z])', 'Counts', ''),
         (r'', 'Metrics', ''),
     )
 )

@@ -83,12 +83,15 @@ def chamfer_distances(lines: np.ndarray, others: np.ndarray, limit: float = np.i
     if not distances.size:
         return distances
     maybe = np.ones_like(distances, bool) if np.isinf(limit) else _lower_bounds(lines, others) <= limit
+    # shapely's surroundings of a line much shorter than they are wide are not always what they should be
+    usual = np.logical_and.outer(*(np.ptp(side, axis=1).max(1) > _SURROUNDINGS / 2 for side in (lines, others)))
     for i, j in np.argwhere(maybe):
         squared = cdist(lines[i], others[j], 'sqeuclidean')
         ways = squared.min(0), squared.min(1)
         distance = sum(np.sqrt(way).sum() / len(way) for way in ways) / 2
-        if distance <= limit and (_beside(squared, ways) or _surroundings_meet(lines[i], others[j])):
-            distances[i, j] = distance
+        if distance <= limit:
+            meet = (usual[i, j] and _beside(squared, ways)) or _surroundings_meet(lines[i], others[j])
+            distances[i, j] = distance if meet else np.inf
     return distances
 
 

@@ -1,7 +1,7 @@
 """Metrics of stored inputs, by the command: equal to the original's, and on other inputs too."""
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -33,18 +33,22 @@ def compare(mine, golden, key=''):
         assert mine == pytest.approx(golden, rel=1e-6, abs=1e-6), key
 
 
-def test_the_command_equals_the_original(tmp_path):
-    out = tmp_path / 'x.json'
-    command = [sys.executable, str(TOOL), '--metrics', str(DATA / 'golden_metrics_inputs.npz'), '--out', str(out)]
-    subprocess.run(command, check=True, capture_output=True)
-    compare(json.loads(out.read_text()), GOLDEN)
+def parity(monkeypatch, inputs: Path, out: Path) -> int:
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), '--metrics', str(inputs), '--out', str(out)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(TOOL), run_name='__main__')
+    return end.value.code
 
 
-def test_a_damaged_file_is_one_line(tmp_path):
+def test_the_command_equals_the_original(monkeypatch, tmp_path):
+    assert parity(monkeypatch, DATA / 'golden_metrics_inputs.npz', tmp_path / 'x.json') == 0
+    compare(json.loads((tmp_path / 'x.json').read_text()), GOLDEN)
+
+
+def test_a_damaged_file_is_one_line(monkeypatch, tmp_path, capsys):
     (tmp_path / 'inputs.npz').write_bytes((DATA / 'golden_metrics_inputs.npz').read_bytes()[:5000])
-    command = [sys.executable, str(TOOL), '--metrics', str(tmp_path / 'inputs.npz'), '--out', str(tmp_path / 'x.json')]
-    result = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert result.returncode == 2 and 'not a whole npz file' in result.stderr.splitlines()[-1]
+    assert parity(monkeypatch, tmp_path / 'inputs.npz', tmp_path / 'x.json') == 2
+    assert 'not a whole npz file' in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / 'x.json').exists()
 
 

@@ -11,6 +11,8 @@ from vadslim.analysis.metrics import family, in_order, is_detail
         ('plan_L2_1s', 'L2', 'm'),
         ('NuScenes/plan_L2_3s', 'L2', 'm'),
         ('plan_obj_box_col_2s', 'Collisions', 'fraction'),
+        ('plan_L2_at_1s', 'L2', 'm'),
+        ('plan_obj_box_col_at_2s', 'Collisions', 'fraction'),
         ('collision', 'Collisions', 'fraction'),
         ('color_l2x', 'Metrics', ''),
         ('minADE', 'Displacement', 'm'),
@@ -34,6 +36,8 @@ def test_order():
 
 def test_details():
     parts = [
+        'plan_L2_at_1s',
+        'val/plan_obj_box_col_at_3s',
         'NuScenes/car_AP_dist_0.5',
         'chamfer/divider_AP_thr_1.0',
         'NuScenes/car_trans_err',

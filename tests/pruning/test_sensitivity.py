@@ -143,11 +143,23 @@ def test_names_tell_what_is_a_cost():
         'ADE_car',
         'FDE_pedestrian',
         'MR_car',
+        'fp_car',
         'minADE',
         'val/loss',
         'toy/error',
     ]
-    merits = ['toy/accuracy', 'EPA_car', 'mAP', 'NDS', 'recall', 'colour_score', 'AP_car', 'arcade']
+    merits = [
+        'hit_car',
+        'NuscMap_chamfer/mAP',
+        'toy/accuracy',
+        'EPA_car',
+        'mAP',
+        'NDS',
+        'recall',
+        'colour_score',
+        'AP_car',
+        'arcade',
+    ]
     assert [name for name in costs + merits if is_cost(name)] == costs
     found = directions(['loss', 'mAP', 'EPA_car'], ['lo*'], ['EPA*'])
     assert found == {'loss': True, 'mAP': True, 'EPA_car': False}

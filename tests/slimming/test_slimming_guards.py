@@ -5,7 +5,16 @@ import pytest
 from vadslim.cli import UserError
 from vadslim.slimming.guards import Limit, breaches
 
-BEFORE = {'plan_L2_1s': 0.5, 'plan_L2_2s': 1.0, 'plan_L2_3s': 1.5, 'plan_obj_box_col_1s': 0.002, 'mAP': 0.3}
+BEFORE = {
+    'plan_L2_1s': 0.5,
+    'plan_L2_2s': 1.0,
+    'plan_L2_3s': 1.5,
+    'plan_obj_box_col_1s': 0.002,
+    'mAP': 0.3,
+    'plan_L2_at_1s': 9.0,
+    'plan_L2_at_3s': 9.0,
+    'plan_obj_box_col_at_1s': 0.5,  # another convention: not looked at
+}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +53,7 @@ def test_breaches_are_said_with_their_numbers():
 
 
 def test_a_metric_that_was_not_measured():
-    with pytest.raises(UserError, match=r'--max-l2-increase: \*plan_L2_\* is none of .* \(mAP\)'):
+    with pytest.raises(UserError, match=r'--max-l2-increase: \*plan_L2_\[123\]s is none of .* \(mAP\)'):
         Limit('L2', '0.1').value({'mAP': 0.3})
     with pytest.raises(UserError, match='is not a number'):
         Limit('L2', '0.1').value({'plan_L2_1s': float('nan')})

@@ -133,10 +133,32 @@ def test_only_samples_with_a_whole_future_count():
         return metric.evaluate(len(samples))
 
     first, second, both = evaluate(good), evaluate(other), evaluate(good, bad, other)
-    assert list(both) == [f'plan_{name}_{second}s' for name in ('L2', 'obj_col', 'obj_box_col') for second in (1, 2, 3)]
+    names = ('L2', 'obj_col', 'obj_box_col')
+    assert list(both) == [f'plan_{name}_{at}{s}s' for at in ('', 'at_') for name in names for s in (1, 2, 3)]
     for name, value in both.items():
         assert value == pytest.approx((first[name] + second[name]) / 2, abs=1e-7)
     assert all(np.isnan(value) for value in evaluate(bad).values())
+
+
+def test_values_at_the_horizon_are_those_of_the_step():
+    task = PlanningTask()
+    names = ('straight|gt_hits_car1', 'toward_ped|gt_straight', 'quirk_point_col|gt_hits_car1')
+    occupancy = np.bitwise_or(*rasterize(INPUTS['motion/gt_boxes'], INPUTS['motion/gt_attr']))
+    pairs = [
+        [INPUTS[f'planning/{kind}/{part}'] for kind, part in zip(('plan', 'gt'), name.split('|'))] for name in names
+    ]
+    metrics = task.summarize([planning_steps(*pair, occupancy) for pair in pairs])
+    per_step = [GOLDEN['planning_per_step'][name] for name in names]
+    for second in (1, 2, 3):
+        step = 2 * second - 1
+        offsets = [np.hypot(*(plan - truth)[step]) for plan, truth in pairs]
+        assert metrics[f'plan_L2_at_{second}s'] == pytest.approx(np.mean(offsets), rel=1e-6)
+        for name, key in (('obj_col', 'obj_coll'), ('obj_box_col', 'obj_box_coll')):
+            expected = np.mean([case[key][step] for case in per_step])
+            assert metrics[f'plan_{name}_at_{second}s'] == pytest.approx(expected, abs=1e-7)
+        both = [GOLDEN['planning'][name][f'plan_L2_{second}s'] for name in names]
+        assert metrics[f'plan_L2_{second}s'] == pytest.approx(np.mean(both), rel=1e-6)  # as ever
+    assert metrics['plan_obj_col_at_2s'] > 0 and metrics['plan_obj_box_col_at_2s'] > 0
 
 
 def test_the_plan_of_the_given_command_counts():
@@ -152,7 +174,7 @@ def test_the_plan_of_the_given_command_counts():
 
 
 def test_unknown_task():
-    with pytest.raises(ValueError, match="unknown task 'lanes', allowed: detection, motion, planning"):
+    with pytest.raises(ValueError, match="unknown task 'lanes', allowed: detection, map, motion, planning"):
         VADNuScenesMetric(tasks=['lanes'])
 
 

@@ -110,6 +110,9 @@ def small_sample(frame: int) -> Det3DDataSample:
         labels_3d=decoded['labels_3d'],
         trajs_3d=decoded['trajs_3d'],
     )
+    sample.pred_map = InstanceData(
+        pts=decoded['map_pts_3d'], scores=decoded['map_scores_3d'], labels=decoded['map_labels_3d']
+    )
     sample.pred_ego = BaseDataElement(fut_preds=decoded['ego_fut_preds'])
     sample.set_metainfo({'sample_idx': f'sample-{frame}', 'fut_valid_flag': True})
     return sample

@@ -28,8 +28,9 @@ _FAMILIES = tuple(
     )
 )
 
-#: Parts of another metric, which stands beside them: one class at one threshold, errors of one class, counts.
-_DETAILS = re.compile(r'_ap_(dist|thr)_|_(trans|scale|orient|vel|attr)_err$|(^|_)(gt|cnt|hit|fp)_')
+#: Parts of another metric, which stands beside them: one class at one threshold, errors of one class, counts; and the
+#: plan at a time, beside its means up to that time.
+_DETAILS = re.compile(r'_ap_(dist|thr)_|_(trans|scale|orient|vel|attr)_err$|(^|_)(gt|cnt|hit|fp)_|_at_\d+s$')
 
 
 def is_detail(name: str) -> bool:

@@ -1,8 +1,8 @@
 """The map ground truth of an evaluation, in the file that VAD keeps it in.
 
-``nuscenes_map_anns_val.json`` holds ``{'GTs': [{'sample_token', 'vectors': [{'pts', 'pts_num', 'cls_name', 'type'}]}]}``,
-points in metres in the LiDAR frame. A ``fingerprint`` beside the list, which VAD does not read, says what it was made
-of: with another info file, map, range or set of classes it is made anew.
+``nuscenes_map_anns_val.json`` holds ``GTs``, a list with ``sample_token`` and ``vectors`` of each sample, and of each
+vector ``pts`` (metres, LiDAR frame), ``pts_num``, ``cls_name`` and ``type``. A ``fingerprint`` beside the list, which
+VAD does not read, says what it was made of: with another info file, map, range or set of classes it is made anew.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class MapTruth:
                     return truth
                 wrong = 'lacks samples of the info file'
             what = f'the map expansion, or {self.file} ({wrong})'
-            raise UserError(f'{error}. The evaluation of the map needs {what}; or name other tasks in the config') from None
+            raise UserError(
+                f'{error}. The evaluation of the map needs {what}; or name other tasks in the config'
+            ) from None
         if keep and wrong != 'is not there':
             say(f'{self.file}: {wrong}; it is made anew')
         content = {'fingerprint': self.fingerprint(records), 'GTs': [self._annotate(r) for r in track(records)]}
@@ -79,7 +81,9 @@ class MapTruth:
                 with atomic_write(self.file) as file:
                     file.write(json.dumps(content))
             except OSError as error:
-                say(f'{self.file}: cannot be written ({error.strerror}); the map of the next evaluation is cut out anew')
+                say(
+                    f'{self.file}: cannot be written ({error.strerror}); the map of the next evaluation is cut out anew'
+                )
         return _truth(content)
 
     def fingerprint(self, records: Iterable[dict]) -> dict[str, Any]:

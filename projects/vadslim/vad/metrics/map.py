@@ -48,25 +48,26 @@ class MapScore(NamedTuple):
     truths: np.ndarray
 
 
-def resample(lines: np.ndarray, num_points: int = NUM_POINTS) -> np.ndarray:
+def resample(lines: Sequence[np.ndarray], num_points: int = NUM_POINTS) -> np.ndarray:
     """Points at equal distances along polylines, both ends included.
 
     Args:
-        lines: (N, P, 2) float64, P > 1.
+        lines: N arrays (P, 2); P > 1 may differ.
         num_points: per line.
 
     Returns:
-        (N, num_points, 2).
+        (N, num_points, 2) float64.
     """
-    steps = np.diff(lines, axis=1)
-    lengths = np.hypot(steps[..., 0], steps[..., 1])
-    ends = lengths.cumsum(1)
-    at = np.linspace(np.zeros(len(lines)), ends[:, -1], num_points, axis=1)
-    segment = (at[..., None] > ends[:, None, :-1]).sum(-1)[..., None]
-    length = np.take_along_axis(lengths[..., None], segment, 1)
-    along = at[..., None] - np.take_along_axis((ends - lengths)[..., None], segment, 1)
-    along = np.divide(along, length, out=np.zeros_like(along), where=length > 0).clip(0, 1)
-    return np.take_along_axis(lines, segment, 1) + along * np.take_along_axis(steps, segment, 1)
+    points = np.zeros((len(lines), num_points, 2))
+    fractions = np.linspace(0, 1, num_points)
+    for line, row in zip(lines, points):
+        line = np.asarray(line, np.float64)
+        steps = line[1:] - line[:-1]
+        ends = np.hypot(steps[:, 0], steps[:, 1]).cumsum()
+        ends = np.r_[0.0, ends]
+        at = fractions * ends[-1]
+        row[:, 0], row[:, 1] = np.interp(at, ends, line[:, 0]), np.interp(at, ends, line[:, 1])
+    return points
 
 
 def chamfer_distances(lines: np.ndarray, others: np.ndarray, limit: float = np.inf) -> np.ndarray:
@@ -83,12 +84,15 @@ def chamfer_distances(lines: np.ndarray, others: np.ndarray, limit: float = np.i
     if not distances.size:
         return distances
     maybe = np.ones_like(distances, bool) if np.isinf(limit) else _lower_bounds(lines, others) <= limit
+    # shapely's surroundings of a line much shorter than they are wide are not always what they should be
+    usual = np.logical_and.outer(*(np.ptp(side, axis=1).max(1) > _SURROUNDINGS / 2 for side in (lines, others)))
     for i, j in np.argwhere(maybe):
         squared = cdist(lines[i], others[j], 'sqeuclidean')
         ways = squared.min(0), squared.min(1)
         distance = sum(np.sqrt(way).sum() / len(way) for way in ways) / 2
-        if distance <= limit and (_beside(squared, ways) or _surroundings_meet(lines[i], others[j])):
-            distances[i, j] = distance
+        if distance <= limit:
+            meet = (usual[i, j] and _beside(squared, ways)) or _surroundings_meet(lines[i], others[j])
+            distances[i, j] = distance if meet else np.inf
     return distances
 
 
@@ -252,15 +256,14 @@ class MapTask:
         real = np.array([len(line) > 1 and bool(np.isfinite(line).all()) for line in lines], bool)
         labels, scores = labels[real].astype(np.uint8), scores[real]
         lines = [np.asarray(line, np.float64) for line, keep in zip(lines, real) if keep]
-        if self.same_gt_sample_num:
-            lines = _resample_all(lines)
         hits = np.zeros((len(self.thresholds), len(labels)), bool)
         true_labels = np.array([label for label, _ in truth], int)
         for label in np.intersect1d(labels, true_labels):
             own = np.flatnonzero(labels == label)
-            others = np.stack(_resample_all([points for kind, points in truth if kind == label]))
+            others = resample([points for kind, points in truth if kind == label])
+            mine = [lines[i] for i in own]
             # one array of lines, or one of each where lines may differ in their number of points
-            parts = [np.stack([lines[i] for i in own])] if self.same_gt_sample_num else [lines[i][None] for i in own]
+            parts = [resample(mine)] if self.same_gt_sample_num else [line[None] for line in mine]
             distances = np.concatenate([chamfer_distances(part, others, max(self.thresholds)) for part in parts])
             for row, threshold in zip(hits, self.thresholds):
                 row[own] = match(distances, scores[own], threshold)
@@ -288,17 +291,6 @@ class MapTask:
         metrics = {f'{name}_AP': value for name, value in zip(self.classes, table.mean(1))}
         metrics |= {'mAP': table.mean(), **dict(zip(names, table.ravel()))}
         return {f'NuscMap_chamfer/{name}': float(value) for name, value in metrics.items()}
-
-
-def _resample_all(lines: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Resamples lines of any number of points, those of one number at once."""
-    sizes = np.array([len(line) for line in lines], int)
-    result: list[Any] = [None] * len(lines)
-    for size in np.unique(sizes):
-        index = np.flatnonzero(sizes == size)
-        for i, line in zip(index, resample(np.stack([lines[i] for i in index]))):
-            result[i] = line
-    return result
 
 
 def _progress(records: Sequence[dict]) -> Any:

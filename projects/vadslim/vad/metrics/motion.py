@@ -121,6 +121,8 @@ class MotionTask:
     """
 
     name = 'motion'
+    classes = _CLASSES
+    metrics = ('EPA', 'ADE', 'FDE', 'MR')
 
     def __init__(self, score_threshold: float = 0.6, alpha: float = 0.5) -> None:
         self.score_threshold = score_threshold
@@ -140,8 +142,8 @@ class MotionTask:
         )
 
     def summarize(self, scores: Sequence[dict[str, float]]) -> dict[str, float]:
-        """``EPA_car`` ... ``MR_pedestrian`` (ADE and FDE of the best mode), nan where there is nothing to divide by; and
-        the counts over all samples behind EPA, ``gt_car`` ... ``fp_pedestrian``.
+        """``EPA_car`` ... ``MR_pedestrian``, ADE and FDE being those of the best mode; nan where there is nothing to
+        divide by. And the counts behind EPA, summed over all samples, ``gt_car`` ... ``fp_pedestrian``.
         """
         metrics = {}
         for name in _CLASSES:

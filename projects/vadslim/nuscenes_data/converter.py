@@ -221,7 +221,9 @@ class _Work:
             return _Result(trouble=str(error))
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a record is not what it should be
             return _Result(trouble=f'a record is damaged ({type(error).__name__}: {error}); {AGAIN}')
-        return _Result(infos, messages.gap, bool(messages), sum(not Path(info['lidar_path']).is_file() for info in infos))
+        return _Result(
+            infos, messages.gap, bool(messages), sum(not Path(info['lidar_path']).is_file() for info in infos)
+        )
 
 
 _work: _Work | None = None  # of this process; workers get it by the fork, nothing is copied to them

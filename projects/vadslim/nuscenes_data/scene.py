@@ -97,13 +97,13 @@ def is_unpacked(nusc: NuScenes, scene: dict) -> bool:
 
 def _key_frames(nusc: NuScenes, scene: dict) -> list[dict]:
     samples = list(tables.chain(nusc, 'sample', scene['first_sample_token']))
-    if samples[-1]['token'] != scene['last_sample_token']:
-        raise UserError(f'sample.json: its key frames do not end with {scene["last_sample_token"]}; {tables.AGAIN}')
     for before, after in pairwise(samples):
         if after['timestamp'] <= before['timestamp'] or after['scene_token'] != scene['token']:
             raise UserError(
                 f'sample.json: {after["token"]} does not follow {before["token"]} in time and scene; {tables.AGAIN}'
             )
+    if samples[-1]['token'] != scene['last_sample_token']:
+        raise UserError(f'sample.json: its key frames do not end with {scene["last_sample_token"]}; {tables.AGAIN}')
     return samples
 
 

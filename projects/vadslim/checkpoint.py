@@ -92,6 +92,8 @@ def _array(data: Any, dtype: _Dtype, shape: tuple, order: Literal['C', 'F'] = 'C
         for i, item in enumerate(data):
             array[i] = _plain(item)
         return array.reshape(shape, order=order)
+    if isinstance(data, str):  # Python 2's bytes
+        data = data.encode('latin1')
     if len(data) != size * dtype.value.itemsize:
         raise pickle.UnpicklingError('numpy array whose size is not that of its data')
     return np.ndarray(shape, dtype.value, buffer=bytes(data), order=order).copy(order='K')
@@ -216,7 +218,7 @@ def load_info(path: StrPath) -> Any:
     file = check_file(path)
     try:
         with file.open('rb') as stream:
-            return _plain(_InfoUnpickler(stream).load())
+            return _plain(_InfoUnpickler(stream, encoding='latin1').load())
     except Exception as error:  # a damaged or forged pickle can raise anything
         raise CheckpointError(f'{file}: {_why(error, file)}') from error
 

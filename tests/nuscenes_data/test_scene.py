@@ -72,7 +72,7 @@ def test_a_damaged_record(edited, tmp_path, name):
 
 
 def test_broken_scenes_are_left_out(linked, synthetic_root, tmp_path):
-    """With a missing image, an empty one and a damaged CAN bus file; the rest is what it is without them."""
+    """With a missing image, a truncated one and a damaged CAN bus file; the rest is what it is without them."""
     root = linked('a')
     images = sorted((root / 'samples' / 'CAM_BACK').iterdir())
     split = {
@@ -92,13 +92,13 @@ def test_broken_scenes_are_left_out(linked, synthetic_root, tmp_path):
     assert count == 0
     assert [i['token'] for i in load_info(train)['infos']] == [i['token'] for i in load_info(whole[0][0])['infos']]
 
-    lost.touch()
+    lost.write_bytes((synthetic_root / 'samples' / 'CAM_BACK' / lost.name).read_bytes()[:-500])
     can_bus = root / 'can_bus' / f'{FIRST}_pose.json'
     rewrite(can_bus, lambda messages: messages[3].update(vel=[math.nan, 0, 0]))
     with pytest.raises(UserError) as error:
         converter.convert(root, tmp_path / 'out', root, VERSION, skip_broken=True)
     assert '2 of 2 scenes cannot be converted' in str(error.value)
-    assert 'is empty (0 bytes); unpack the sensor blobs' in str(error.value)
+    assert f'{lost}: is truncated ({lost.stat().st_size} bytes); unpack the sensor blobs' in str(error.value)
     assert f'{can_bus}: not a CAN bus file of nuScenes (ValueError: numbers that are not finite); unpack' in str(
         error.value
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 CAMERAS = ('CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_FRONT_LEFT', 'CAM_BACK', 'CAM_BACK_LEFT', 'CAM_BACK_RIGHT')
 LIDAR = 'LIDAR_TOP'
+JPEG_TAIL = 4096  # bytes in which the end-of-image marker has to be
 
 
 def scene_infos(
@@ -126,14 +128,17 @@ def _path(nusc: NuScenes, reading: dict) -> str:
 
 
 def _check_image(path: Path) -> None:
-    """A file that is there and not empty; the loader, which decodes it, names one that is damaged inside."""
+    """A file that is there and, if it is a JPEG, has its end: OpenCV fills what is cut off with grey."""
     again = 'unpack the sensor blobs of nuScenes again'
     try:
-        size = path.stat().st_size
+        with path.open('rb') as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - JPEG_TAIL, 0))
+            tail = file.read()
     except OSError as error:
         raise UserError(f'{path}: no such image ({error.strerror}); {again}') from None
-    if not size:
-        raise UserError(f'{path}: is empty (0 bytes); {again}')
+    if not size or (path.suffix.lower() in ('.jpg', '.jpeg') and b'\xff\xd9' not in tail):
+        raise UserError(f'{path}: is truncated ({size} bytes); {again}')
 
 
 def _intrinsic(nusc: NuScenes, reading: dict) -> dict:

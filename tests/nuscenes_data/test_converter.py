@@ -360,7 +360,7 @@ def test_interrupted_conversion_leaves_no_file(synthetic_root, tmp_path, monkeyp
 
 
 LONG = """
-import sys, time
+import os, sys, time
 from vadslim.cli import run
 from vadslim.nuscenes_data import converter
 
@@ -371,11 +371,11 @@ convert = converter.scene_infos
 def half(content, stream, protocol):
     stream.write(b'half')
     stream.flush()
-    print('now', flush=True)
+    os.write(1, b'now\\n')  # at once, whoever else writes
     time.sleep(60)
 
 def slow(*args):
-    print('now', flush=True)
+    os.write(1, b'now\\n')  # at once, whoever else writes
     time.sleep(60)
     return convert(*args)
 

@@ -365,8 +365,6 @@ from vadslim.cli import run
 from vadslim.nuscenes_data import converter
 
 root, out, moment = sys.argv[1:]
-dump = converter.pickle.dump
-convert = converter.scene_infos
 
 def half(content, stream, protocol):
     stream.write(b'half')
@@ -377,7 +375,6 @@ def half(content, stream, protocol):
 def slow(*args):
     os.write(1, b'now\\n')  # at once, whoever else writes
     time.sleep(60)
-    return convert(*args)
 
 if moment == 'files':
     converter.pickle.dump = half

@@ -28,14 +28,14 @@ from markupsafe import Markup
 from vadslim.analysis import html_page
 from vadslim.analysis.complexity import human
 from vadslim.analysis.html_page import Picture
-from vadslim.analysis.metrics import Family, family, in_order
+from vadslim.analysis.metrics import Family, family, in_order, is_detail
 from vadslim.analysis.plots import BEFORE, GRID, LINES, TEXT, new_figure, to_png
 from vadslim.pruning.sensitivity import is_cost
 
 Level = Mapping[str, Any]
 
 COSTS = {'params': 'parameters', 'macs': 'MACs', 'latency_ms': 'latency'}
-PANELS, CURVES = 3, 6  # of metrics, and in each
+PANELS, CURVES = 5, 6  # of metrics, and in each
 _LEGEND: dict[str, Any] = {'fontsize': 8, 'title_fontsize': 8, 'alignment': 'left'}
 
 
@@ -201,7 +201,8 @@ def _draw(axes: Any, curves: Mapping[str, list[Any]], levels: Sequence[Level], t
 def _panels(levels: Sequence[Level]) -> list[tuple[str, str, list[str]]]:
     """(title, unit, names) of the metrics that are shown."""
     found: dict[Family, list[str]] = {}
-    for name in metric_names(levels):
+    names = metric_names(levels)
+    for name in [name for name in names if not is_detail(name)] or names:
         found.setdefault(family(name), []).append(name)
     return [(title, unit, names[:CURVES]) for (title, unit), names in list(found.items())[:PANELS]]
 

@@ -21,11 +21,20 @@ _FAMILIES = tuple(
         (r'(?<![a-z])l2(?![a-z0-9])', 'L2', 'm'),
         (r'(?<![a-z])box_col(?![a-z])', 'Collisions', 'fraction'),
         (r'(?<![a-z])col(lisions?)?(?![a-z])', 'Collisions', 'fraction'),
+        (r'(?<![a-z])(nds|epa|m?ap)(?![a-z])', 'Scores', 'fraction'),
         (r'(?<![a-z])(min)?[af]de(?![a-z])', 'Displacement', 'm'),
         (r'(?<![a-z])m(iss)?r(?![a-z])', 'Misses', 'fraction'),
         (r'', 'Metrics', ''),
     )
 )
+
+#: Parts of another metric, which stands beside them: one class at one threshold, errors of one class, counts.
+_DETAILS = re.compile(r'_ap_(dist|thr)_|_(trans|scale|orient|vel|attr)_err$|(^|_)(gt|cnt|hit|fp)_')
+
+
+def is_detail(name: str) -> bool:
+    """Whether a metric is one of the many that another sums up; pictures leave them out."""
+    return _DETAILS.search(name.lower()) is not None
 
 
 def family(name: str) -> Family:
@@ -34,7 +43,7 @@ def family(name: str) -> Family:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """L2 and collisions first; names of a family keep their order."""
+    """L2, collisions and scores first; names of a family keep their order."""
     return sorted(dict.fromkeys(names), key=_place)
 
 

@@ -201,12 +201,8 @@ def _in_use(folder: Path) -> bool:
 
 def _open(options: Options, cfg: Config, overwrite: bool) -> Step | None:
     """The step's folder. None where it holds another recipe's results that may be overwritten: not yet."""
-    recipe = {**settings(options), 'resolved': cfg.to_dict()}
-    if options.checkpoint:
-        del recipe['checkpoint']  # its content counts
-    inputs = {'checkpoint': options.checkpoint} if options.checkpoint else {}
     try:
-        return open_step(options.output_dir, 'pruning', recipe, inputs, overwrite, output_names(options.config))
+        return _folder(options, cfg, 'pruning', overwrite)
     except StepError:
         if overwrite or not options.overwrite:
             raise
@@ -219,14 +215,25 @@ def open_levels(options: Options) -> Step:
     Raises:
         StepError: it cannot be used.
     """
-    whole = {'mode': options.mode, 'epochs': options.epochs, 'limits': [str(limit) for limit in options.limits]}
-    recipe = {**settings(options), **whole, 'distill': options.distill is not None}
-    recipe['resolved'] = read_config(options.config, options.cfg_options).to_dict()
+    cfg = read_config(options.config, options.cfg_options)
+    return _folder(
+        options,
+        cfg,
+        'pruning in levels',
+        options.overwrite,
+        mode=options.mode,
+        epochs=options.epochs,
+        limits=[str(limit) for limit in options.limits],
+        distill=options.distill is not None,
+    )
+
+
+def _folder(options: Options, cfg: Config, what: str, overwrite: bool, **more: Any) -> Step:
+    recipe = {**settings(options), **more, 'resolved': cfg.to_dict()}
     if options.checkpoint:
         del recipe['checkpoint']  # its content counts
     inputs = {'checkpoint': options.checkpoint} if options.checkpoint else {}
-    leaves = output_names(options.config)
-    return open_step(options.output_dir, 'pruning in levels', recipe, inputs, options.overwrite, leaves)
+    return open_step(options.output_dir, what, recipe, inputs, overwrite, output_names(options.config))
 
 
 def settings(options: Options) -> dict[str, Any]:

@@ -64,7 +64,13 @@ def build_parser() -> argparse.ArgumentParser:
     add('--round-to', type=at_least(1), default=1, metavar='N', help='kept counts become multiples of N')
     add = parser.add_argument_group('how it is evaluated').add_argument
     add('--samples', type=at_least(1), metavar='N', help='on the first scenes only, until they hold N frames')
-    add('--metrics', nargs='+', default=[], metavar='PATTERN', help='what counts in the picture and the rules (all)')
+    add(
+        '--metrics',
+        nargs='+',
+        default=[],
+        metavar='PATTERN',
+        help='what counts in the picture and the rules (all but those of single classes at single thresholds)',
+    )
     add('--larger-is-better', nargs='+', default=[], metavar='PATTERN', help='metrics of which larger is better, and')
     add(
         '--smaller-is-better',

@@ -21,6 +21,7 @@ from rich.console import Console
 from torch import nn
 
 from vadslim.analysis.heat_map import percent
+from vadslim.analysis.metrics import is_detail
 from vadslim.analysis.sensitivity_page import read_sensitivity, render_sensitivity, sensitivity_picture
 from vadslim.checkpoint import atomic_write
 from vadslim.cli import UserError
@@ -186,6 +187,8 @@ def evaluator(
 def chosen_metrics(sweep: Sweep, baseline: Mapping[str, float]) -> dict[str, bool]:
     """The metrics that count, and of which larger is better; those that the network as it is has no value of do not.
 
+    Unless asked for, neither do those of single classes and thresholds.
+
     Raises:
         UserError: a pattern matches none, or none has a value.
     """
@@ -199,8 +202,9 @@ def chosen_metrics(sweep: Sweep, baseline: Mapping[str, float]) -> dict[str, boo
                 near = difflib.get_close_matches(pattern, list(baseline), 1, 0.0)
                 hint = f'; the nearest is {near[0]}' if near else '; the evaluators gave none'
                 raise UserError(f'--{flag}: {pattern!r} matches no metric{hint}')
-    patterns = sweep.metrics or ('*',)  # in the order of the patterns
-    names = [name for pattern in patterns for name in baseline if fnmatchcase(name, pattern)]
+    names = [name for pattern in sweep.metrics for name in baseline if fnmatchcase(name, pattern)]  # in their order
+    if not sweep.metrics:
+        names = [name for name in baseline if not is_detail(name)] or list(baseline)
     names = [name for name in dict.fromkeys(names) if np.isfinite(baseline[name])]
     if not names:
         raise UserError(f'{sweep.slimming.config}: its evaluators gave no number for the network as it is')

@@ -45,6 +45,63 @@ def mmengine_like():
     }
 
 
+MMCV_CONFIG = """point_cloud_range = [-15.0, -30.0, -2.0, 15.0, 30.0, 2.0]
+img_norm_cfg = dict(mean=[9.0, 9.0, 9.0], std=[9.0, 9.0, 9.0], to_rgb=True)
+data = dict(
+    samples_per_gpu=1,
+    train=dict(
+        type='VADCustomNuScenesDataset',
+        pipeline=[
+            dict(type='LoadMultiViewImageFromFiles', to_float32=True),
+            dict(
+                type='NormalizeMultiviewImage',
+                mean=[103.53, 116.28, 123.675],
+                std=[1.0, 1.0, 1.0],
+                to_rgb=False),
+            dict(type='PadMultiViewImage', size_divisor=32)
+        ]))
+optimizer = dict(type='AdamW', lr=0.0002, weight_decay=0.01)
+work_dir = './work_dirs/VAD_tiny_stage_2'
+gpu_ids = range(0, 1)
+"""
+
+
+def mmcv_like(model, epoch=2, iteration=8):
+    """What mmcv 1.4's Runner stores of a training, with one parameter group per parameter (paramwise_cfg)."""
+    optimizer = torch.optim.AdamW([{'params': [p], 'lr': 1e-3} for p in model.parameters()], weight_decay=0.01)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.01)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer.step()
+    model.load_state_dict(before)
+    state = optimizer.state_dict()
+    for group in state['param_groups']:  # torch 1.9 had fewer settings
+        for key in ('maximize', 'foreach', 'capturable', 'differentiable', 'fused', 'decoupled_weight_decay'):
+            group.pop(key, None)
+        group['initial_lr'] = group['lr']
+    for moments in state['state'].values():
+        moments['step'] = int(moments['step'])
+    weights = OrderedDict((name, value.cpu()) for name, value in before.items())
+    weights._metadata = OrderedDict({'': {'version': 1}})
+    meta = {
+        'env_info': 'sys.platform: linux',
+        'config': MMCV_CONFIG,
+        'seed': 0,
+        'exp_name': 'VAD_tiny_stage_2.py',
+        'mmdet_version': '2.14.0',
+        'mmseg_version': '0.14.1',
+        'mmdet3d_version': '0.17.1',
+        'CLASSES': ['car', 'truck'],
+        'PALETTE': None,
+        'epoch': epoch,
+        'iter': iteration,
+        'mmcv_version': '1.4.0',
+        'time': 'Sun Mar 12 10:00:00 2023',
+        'hook_msgs': {'last_ckpt': 'work_dirs/VAD_tiny_stage_2/epoch_1.pth'},
+    }
+    return {'meta': meta, 'state_dict': weights, 'optimizer': state}
+
+
 def one_line(error):
     text = str(error.value)
     assert '\n' not in text and len(text) < 400

@@ -15,14 +15,15 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 TOOLS = sorted((ROOT / 'tools').rglob('*.py'))
 
 # Part of vadslim -> the other parts that it may import. A new part needs a line here.
-BASE = {'checkpoint', 'cli', 'files', 'registry'}
+BASE = {'checkpoint', 'cli', 'files', 'image_norm', 'registry'}
 TOOLKIT = {'analysis', 'hooks', 'pruning', 'sparse', 'stages', *BASE}
 COMMANDS = {'evaluate', 'experiment', 'launch', 'options', 'slimming', 'train'}
 ARROWS = {
     '__init__': set(),
     'registry': set(),
-    'checkpoint': {'files'},
+    'checkpoint': {'files', 'image_norm'},
     'files': set(),
+    'image_norm': set(),
     'nuscenes_data': {'cli', 'files'},
     'cli': {'checkpoint', 'pruning'},
     'analysis': {'cli', 'pruning', *BASE},

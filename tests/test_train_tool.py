@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from checkpoint_files import mmcv_like
 from vadslim import cli, evaluate, train
 from vadslim.checkpoint import load_checkpoint, save_checkpoint
 from vadslim.hooks import config_to_text
@@ -116,11 +117,28 @@ def test_resume_by_path_without_the_config(toy, tmp_path):
 
 
 def test_a_checkpoint_of_mmcv_1_is_only_loaded(toy, tmp_path, capsys):
-    weights = state(toy[1] / 'epoch_2.pth')
-    torch.save({'meta': {'epoch': 1, 'iter': 4}, 'state_dict': weights}, tmp_path / 'old.pth')
-    assert run_train(toy[0], '--resume', tmp_path / 'old.pth', '--work-dir', tmp_path / 'run') == 0
-    assert 'not written by MMEngine' in capsys.readouterr().err
-    assert load_checkpoint(tmp_path / 'run' / 'epoch_1.pth')['meta']['iter'] == 4
+    """In the true layout, with optimizer state and config text: tested as it is, trained from epoch 0."""
+    config, folder = toy
+    model = ToyNet()
+    model.load_state_dict(state(folder / 'epoch_2.pth'))
+    old = tmp_path / 'epoch_2.pth'
+    torch.save(mmcv_like(model), old, _use_new_zipfile_serialization=False)
+    results = []
+    for file in (old, folder / 'epoch_2.pth'):
+        out = tmp_path / 'metrics.json'
+        assert run_test(config, file, '--out', out, '--work-dir', tmp_path / 'test') == 0
+        results.append(out.read_text())
+    assert results[0] == results[1]
+    capsys.readouterr()
+    for option in ('--resume', '--resume-from', '--load-from'):
+        work = tmp_path / option.strip('-')
+        one = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
+        assert run_train(config, option, old, '--work-dir', work, '--cfg-options', *one) == 0
+        said = 'not written by MMEngine; its weights are loaded, training starts at epoch 0' in capsys.readouterr().err
+        assert said == (option != '--load-from')
+        assert load_checkpoint(work / 'epoch_1.pth')['meta']['iter'] == 4
+        assert_same_weights(work / 'epoch_1.pth', tmp_path / 'resume' / 'epoch_1.pth')
+    assert not torch.equal(state(work / 'epoch_1.pth')['conv2.weight'], model.conv2.weight)
 
 
 # --- slim networks ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -21,12 +22,13 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(description='Write the info files of VAD from nuScenes.')
     parser.add_argument('dataset', choices=['nuscenes'], help='the data set')
     parser.add_argument('--root-path', default='./data/nuscenes', help='folder of nuScenes (samples, maps, v1.0-*)')
-    parser.add_argument('--canbus', help='folder that holds can_bus (default: beside or in --root-path)')
+    parser.add_argument('--canbus', help='folder that holds can_bus (default: beside or in --root-path), or none')
     parser.add_argument('--version', default='v1.0', help='v1.0, v1.0-trainval, v1.0-mini or v1.0-test')
     parser.add_argument('--max-sweeps', type=at_least(0), default=10, help='LiDAR sweeps listed per key frame')
     parser.add_argument('--out-dir', help='folder of the info files (default: --root-path)')
     parser.add_argument('--extra-tag', default='vad_nuscenes', help='first part of the file names')
-    parser.add_argument('--workers', type=int, default=1, help='ignored: one process is enough')
+    parser.add_argument('--workers', type=at_least(1), default=min(4, os.cpu_count() or 1), help='processes')
+    parser.add_argument('--skip-broken', action='store_true', help='leave out scenes with missing or damaged files')
     return parser.parse_args(argv)
 
 
@@ -41,6 +43,8 @@ def main(argv: Sequence[str]) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     root = Path(args.root_path)
     can_bus = args.canbus or (root if (root / 'can_bus').is_dir() else root.parent)
+    if args.canbus == 'none':
+        can_bus = None
     versions = [args.version]
     if args.version == 'v1.0':
         versions = ['v1.0-trainval'] + ['v1.0-test'] * (root / 'v1.0-test').is_dir()
@@ -55,6 +59,8 @@ def main(argv: Sequence[str]) -> None:
             args.max_sweeps,
             partial(track, description=f'{version}: scenes', console=console),
             console.print,
+            args.workers,
+            args.skip_broken,
         )
         for path, frames in files:
             console.print(f'{path}: {frames} frames')

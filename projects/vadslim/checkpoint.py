@@ -28,6 +28,7 @@ from mmengine.logging import HistoryBuffer
 
 from .files import StrPath as StrPath
 from .files import atomic_write as atomic_write
+from .image_norm import norm_of_text
 
 
 class CheckpointError(RuntimeError):
@@ -91,6 +92,8 @@ def _array(data: Any, dtype: _Dtype, shape: tuple, order: Literal['C', 'F'] = 'C
         for i, item in enumerate(data):
             array[i] = _plain(item)
         return array.reshape(shape, order=order)
+    if isinstance(data, str):  # Python 2's bytes
+        data = data.encode('latin1')
     if len(data) != size * dtype.value.itemsize:
         raise pickle.UnpicklingError('numpy array whose size is not that of its data')
     return np.ndarray(shape, dtype.value, buffer=bytes(data), order=order).copy(order='K')
@@ -171,7 +174,8 @@ def load_checkpoint(path: StrPath, map_location: Any = 'cpu') -> dict[str, Any]:
 
     Returns:
         The dict that the file holds; a bare state dict becomes ``{'state_dict': ...}``. ``meta['config']``,
-        ``meta['cfg']`` and ``message_hub['runtime_info']['cfg']`` are gone: they are Python source.
+        ``meta['cfg']`` and ``message_hub['runtime_info']['cfg']`` are gone: they are Python source. What the first
+        two say of the images' normalisation is ``meta['image_norm']``.
 
     Raises:
         CheckpointError: no such file; an empty, truncated or foreign one; a pickle that names more than data.
@@ -214,7 +218,7 @@ def load_info(path: StrPath) -> Any:
     file = check_file(path)
     try:
         with file.open('rb') as stream:
-            return _plain(_InfoUnpickler(stream).load())
+            return _plain(_InfoUnpickler(stream, encoding='latin1').load())
     except Exception as error:  # a damaged or forged pickle can raise anything
         raise CheckpointError(f'{file}: {_why(error, file)}') from error
 
@@ -243,8 +247,10 @@ def _defuse(checkpoint: dict[str, Any], file: Path) -> None:
     """Take out what MMEngine executes, or deletes by, when it resumes."""
     meta, hub = checkpoint.get('meta'), checkpoint.get('message_hub')
     if isinstance(meta, dict):
-        meta.pop('config', None)  # Runner.resume executes it
-        meta.pop('cfg', None)
+        texts = [meta.pop(key, None) for key in ('config', 'cfg')]  # Runner.resume executes the first
+        norm = norm_of_text(texts[0]) or norm_of_text(texts[1])
+        if norm is not None:
+            meta['image_norm'] = norm.to_dict()
     info = hub.get('runtime_info') if isinstance(hub, dict) else None
     if not (isinstance(hub, dict) and isinstance(info, dict)):
         return

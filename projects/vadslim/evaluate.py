@@ -165,6 +165,7 @@ def _config(args: argparse.Namespace, launcher: str) -> Any:
     experiment.check_data(cfg, 'test_dataloader', args.config)
     checkpoint = load_checkpoint(args.checkpoint)
     experiment.weights_of(checkpoint, args.checkpoint)  # says now if there are none
+    experiment.note_image_norm(cfg, checkpoint, args.checkpoint)
     if experiment.use_structure(cfg, checkpoint, Path(args.checkpoint).absolute()):
         say(f'{args.checkpoint}: a slim network; the model of the config is slimmed like it')
     experiment.default_work_dir(cfg, args.config, args.work_dir)

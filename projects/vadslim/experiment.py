@@ -1,5 +1,6 @@
 """From a config and a checkpoint to an MMEngine Runner: what training and testing share."""
 
+import functools
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,9 +15,10 @@ from mmengine.registry import Registry
 from mmengine.utils import import_modules_from_strings
 
 from .checkpoint import StrPath, atomic_write
-from .cli import UserError
+from .cli import UserError, say
 from .hooks.checkpoint_hook import config_from_text
 from .hooks.slim_model import checkpoint_structure, without_pretrained
+from .image_norm import SWAPS, ImageNorm, norm_of_config, preprocessor_places
 
 # packages whose registered classes a config that comes out of a checkpoint may name
 TRUSTED = {'mmengine', 'mmcv', 'mmdet', 'mmdet3d', 'vadslim'}
@@ -120,6 +122,45 @@ def use_structure(cfg: Config, checkpoint: Mapping[str, Any], source: StrPath) -
     cfg._cfg_dict.pop('model')  # assigning would merge
     cfg.model = ConfigDict(type='vadslim.SlimModel', architecture=architecture, structure=str(source))
     return True
+
+
+def note_image_norm(cfg: Config, checkpoint: Mapping[str, Any], source: StrPath) -> None:
+    """Tell if a checkpoint was trained with images normalised in another way than the config's, as far as both say.
+
+    Args:
+        cfg: as the command line has made it, before its model is made slim.
+        checkpoint: what ``source`` holds.
+        source: for the line.
+    """
+    config = cfg._cfg_dict
+    theirs, ours, places = _trained_norm(checkpoint), norm_of_config(config), preprocessor_places(config)
+    if theirs is None or ours is None or not places or theirs.is_close(ours):
+        return
+    place, settings = next(iter(places.items()))
+    swap = next((key for key in SWAPS if key in settings), 'bgr_to_rgb')
+    mean, std = (str(list(numbers)).replace(' ', '') for numbers in (theirs.mean, theirs.std))
+    _note_once(
+        f'warning: {source} was trained with other images than the config makes (mean {list(theirs.mean)}, std '
+        f'{list(theirs.std)}, {swap} {theirs.swapped}; the config: mean {list(ours.mean)}, std {list(ours.std)}, '
+        f'{swap} {ours.swapped}); to match: --cfg-options {place}.mean="{mean}" {place}.std="{std}" '
+        f'{place}.{swap}={theirs.swapped}'
+    )
+
+
+def _trained_norm(checkpoint: Mapping[str, Any]) -> ImageNorm | None:
+    meta = checkpoint.get('meta')
+    if not isinstance(meta, Mapping):
+        return None
+    norm = ImageNorm.of(meta.get('image_norm'))
+    if norm is None and isinstance(meta.get('config_json'), str):
+        with suppress(ValueError, TypeError, RecursionError):
+            norm = norm_of_config(config_from_text(meta['config_json']))
+    return norm
+
+
+@functools.cache
+def _note_once(line: str) -> None:
+    say(line)  # however often a command reads its checkpoint
 
 
 def keep_structure(cfg: Config, checkpoint: Mapping[str, Any], work_dir: StrPath) -> None:

@@ -1,6 +1,7 @@
 """Files that are whole or not there."""
 
 import contextlib
+import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,3 +37,22 @@ def atomic_write(path: StrPath, mode: str = 'w') -> Iterator[IO[Any]]:
         os.fsync(folder)  # the rename itself
     finally:
         os.close(folder)
+
+
+def remove_leftovers(path: StrPath) -> None:
+    """Remove what an :func:`atomic_write` of ``path`` has left whose process was killed."""
+    path = Path(path)
+    for file in path.parent.glob(f'.{glob.escape(path.name)}.*.tmp'):
+        owner = file.name.removeprefix(f'.{path.name}.').removesuffix('.tmp')
+        if owner.isdecimal() and not _is_running(int(owner)):
+            file.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True

@@ -101,6 +101,7 @@ def build(args: argparse.Namespace, launcher: str) -> Any:
     init_distributed(launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
     adapt_to_device(cfg, launcher)
     if checkpoint is not None:
+        experiment.note_image_norm(cfg, checkpoint, cfg.load_from)
         if experiment.use_structure(cfg, checkpoint, cfg.load_from):
             say(f'{cfg.load_from}: a slim network; the model of the config is slimmed like it')
             experiment.keep_structure(cfg, checkpoint, cfg.work_dir)

@@ -1,16 +1,21 @@
 """Info files against what the nuScenes devkit computes from the same tables, and the errors of the command."""
 
 import json
+import os
 import pickle
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from linked_sets import rewrite
 from nuscenes import NuScenes
 from nuscenes.can_bus.can_bus_api import NuScenesCanBus
 from nuscenes.map_expansion.map_api import NuScenesMap
+from nuscenes.utils import splits
 from nuscenes.utils.data_classes import Box
 from nuscenes.utils.geometry_utils import transform_matrix, view_points
 from pyquaternion import Quaternion
@@ -26,6 +31,7 @@ from vadslim.vad.datasets import infos
 TOOL = Path(__file__).parents[2] / 'tools' / 'create_data.py'
 VERSION = 'v1.0-mini'
 FUTURE = 6
+FILES = {f'vad_nuscenes_infos_temporal_{split}.pkl' for split in ('train', 'val')}
 
 
 @pytest.fixture(scope='module')
@@ -34,9 +40,13 @@ def nusc(synthetic_root) -> NuScenes:
 
 
 @pytest.fixture(scope='module')
-def frames(synthetic_root, tmp_path_factory) -> dict[str, list[dict]]:
-    out = tmp_path_factory.mktemp('infos') / 'new'
-    written = converter.convert(synthetic_root, out, synthetic_root, VERSION)
+def frames_dir(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp('infos') / 'new'
+
+
+@pytest.fixture(scope='module')
+def frames(synthetic_root, frames_dir) -> dict[str, list[dict]]:
+    written = converter.convert(synthetic_root, frames_dir, synthetic_root, VERSION)
     assert [path.name for path, _ in written] == [
         'vad_nuscenes_infos_temporal_train.pkl',
         'vad_nuscenes_infos_temporal_val.pkl',
@@ -88,8 +98,6 @@ def test_every_published_field_is_there(frames):
 
 
 def test_splits_and_order(nusc, frames):
-    from nuscenes.utils import splits
-
     for split, names in (('train', splits.mini_train), ('val', splits.mini_val)):
         scenes = [nusc.get('scene', info['scene_token']) for info in frames[split]]
         assert {scene['name'] for scene in scenes} == {s['name'] for s in nusc.scene} & set(names)
@@ -250,22 +258,6 @@ def run_tool(monkeypatch, *arguments) -> int:
     return stop.value.code
 
 
-@pytest.fixture
-def linked(synthetic_root, tmp_path):
-    """linked(name, without): the data set by symbolic links, without the files whose path starts so."""
-
-    def link(name: str, without: str) -> Path:
-        root = tmp_path / name
-        for source in synthetic_root.rglob('*'):
-            relative = source.relative_to(synthetic_root)
-            if source.is_file() and not str(relative).startswith(without):
-                (root / relative).parent.mkdir(parents=True, exist_ok=True)
-                (root / relative).symlink_to(source)
-        return root
-
-    return link
-
-
 def test_what_is_filled_in_or_left_out_is_said(linked, synthetic_root, frames, tmp_path):
     """One line per cause; the numbers are those that the original writes then."""
     lines: list[str] = []
@@ -332,7 +324,7 @@ def test_user_errors_are_one_line(linked, synthetic_root, tmp_path, monkeypatch,
     tables['few'].write_text(json.dumps(json.loads(whole)[:5]))
     cases = [
         (('--root-path', tmp_path / 'cut', '--version', VERSION), 'ego_pose.json: is truncated or damaged'),
-        (('--root-path', tmp_path / 'few', '--version', VERSION), 'which scene-0061 needs'),
+        (('--root-path', tmp_path / 'few', '--version', VERSION), 'scene-0061: ego_pose.json has no record'),
         (('--root-path', synthetic_root, '--version', VERSION, '--out-dir', file / 'x'), 'file/x: cannot be created'),
         (('--root-path', damaged, '--version', VERSION), '_pose.json: not a CAN bus file'),
         (('--root-path', tmp_path / 'none', '--version', VERSION), 'none: no such folder'),
@@ -365,6 +357,163 @@ def test_interrupted_conversion_leaves_no_file(synthetic_root, tmp_path, monkeyp
     assert 'interrupted' in capfd.readouterr().err
     assert dumps
     assert list((tmp_path / 'out').iterdir()) == []
+
+
+LONG = """
+import os, sys, time
+from vadslim.cli import run
+from vadslim.nuscenes_data import converter
+
+root, out, moment = sys.argv[1:]
+
+def half(content, stream, protocol):
+    stream.write(b'half')
+    stream.flush()
+    os.write(1, b'now\\n')  # at once, whoever else writes
+    time.sleep(60)
+
+def slow(*args):
+    os.write(1, b'now\\n')  # at once, whoever else writes
+    time.sleep(60)
+
+if moment == 'files':
+    converter.pickle.dump = half
+else:
+    converter.scene_infos = slow
+sys.exit(run(lambda argv: converter.convert(root, out, root, 'v1.0-mini', workers=2) and 0))
+"""
+
+
+def stopped(root, out, moment, number) -> tuple[subprocess.Popen, str, str]:
+    """A conversion that gets a signal, to its process group as a terminal sends it, amid scenes or files."""
+    command = [sys.executable, '-c', LONG, str(root), str(out), moment]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == 'now\n'
+    if number == signal.SIGKILL:
+        process.kill()
+    else:
+        os.killpg(process.pid, number)
+    rest = process.communicate(timeout=30)  # the pipes are closed when the last worker ends
+    return process, *rest
+
+
+@pytest.mark.parametrize(
+    ('moment', 'number', 'code', 'words'),
+    [
+        ('scenes', signal.SIGINT, 130, 'interrupted\n'),
+        ('scenes', signal.SIGKILL, -9, ''),
+        ('files', signal.SIGKILL, -9, ''),
+    ],
+)
+def test_stopped_amid(synthetic_root, tmp_path, moment, number, code, words):
+    """No worker stays, no file is there, nothing is said but one word; the next conversion cleans up."""
+    out = tmp_path / 'out'
+    process, _, said = stopped(synthetic_root, out, moment, number)
+    assert (process.returncode, said) == (code, words)
+    left = [path.name for path in out.iterdir()] if out.exists() else []
+    assert all(name.startswith('.vad_nuscenes_infos_temporal_') for name in left)
+    assert bool(left) == (moment == 'files')
+    if left:
+        (out / f'.{next(iter(FILES))}.{os.getpid()}.tmp').touch()  # of a conversion that goes on
+        converter.convert(synthetic_root, out, synthetic_root, VERSION)
+        assert {path.name for path in out.iterdir() if not path.name.endswith(f'{os.getpid()}.tmp')} == FILES
+
+
+def test_any_number_of_workers_writes_the_same_bytes(synthetic_root, frames, frames_dir, tmp_path):
+    done: list = []
+
+    def track(scenes):
+        for scene in scenes:
+            yield scene
+            done.append(scene['name'])
+
+    written = converter.convert(synthetic_root, tmp_path / 'x', synthetic_root, VERSION, track=track, workers=3)
+    assert done == ['scene-0061', 'scene-0103']
+    for path, _ in written:
+        assert path.read_bytes() == (frames_dir / path.name).read_bytes()
+
+
+def test_a_worker_that_is_killed_is_told(synthetic_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(converter, 'scene_infos', lambda *args: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(UserError, match='a worker was ended from outside; .* give less --workers'):
+        converter.convert(synthetic_root, tmp_path / 'x', synthetic_root, VERSION, workers=2)
+    assert not (tmp_path / 'x').exists()
+
+
+# --- other layouts -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def official(linked):
+    """official(root, version): the tables under another version's name, their scenes under names of its splits."""
+
+    def rename(root: Path, version: str, names: list[str]) -> Path:
+        folder = root / version
+        (root / VERSION).rename(folder) if not folder.exists() else None
+        rewrite(folder / 'scene.json', lambda scenes: [s.update(name=n) for s, n in zip(scenes, names)])
+        if version == 'v1.0-test':  # as it is published
+            for table in ('sample_annotation', 'instance'):
+                rewrite(folder / f'{table}.json', list.clear)
+        for source in (root / 'can_bus').glob('scene-0061_*'):
+            for name in names:
+                (root / 'can_bus' / source.name.replace('scene-0061', name)).symlink_to(source)
+        return root
+
+    return rename
+
+
+def test_trainval_and_test_layouts(linked, official, frames, tmp_path, monkeypatch, capfd):
+    """``--version v1.0`` converts both; the test set has no labels, and needs neither maps nor CAN bus."""
+    root = official(linked('both'), 'v1.0-trainval', [splits.train[0], splits.val[0]])
+    test = official(linked('test', ('can_bus', 'maps/expansion')), 'v1.0-test', splits.test[:2])
+    (test / 'v1.0-test').rename(root / 'v1.0-test')
+    out = tmp_path / 'out'
+    assert run_tool(monkeypatch, '--root-path', root, '--out-dir', out, '--workers', '2') == 0
+    said = capfd.readouterr().out
+    assert all(f'vad_nuscenes_infos_temporal_{name}: 12 frames' in said for name in ('train.pkl', 'val.pkl'))
+    assert 'vad_nuscenes_infos_temporal_test.pkl: 24 frames' in said
+    content = {name: load_info(out / f'vad_nuscenes_infos_temporal_{name}.pkl') for name in ('train', 'val', 'test')}
+    assert [c['metadata']['version'] for c in content.values()] == ['v1.0-trainval', 'v1.0-trainval', 'v1.0-test']
+    assert [i['token'] for i in content['train']['infos']] == [i['token'] for i in frames['train']]
+    for info, whole in zip(content['test']['infos'], [*frames['train'], *frames['val']]):
+        assert set(info) == {k for k in whole if not k.startswith('gt_')} - {
+            'num_lidar_pts',
+            'num_radar_pts',
+            'valid_flag',
+        }
+        np.testing.assert_array_equal(
+            info['cams']['CAM_BACK']['sensor2lidar_rotation'], whole['cams']['CAM_BACK']['sensor2lidar_rotation']
+        )
+
+    lines: list[str] = []
+    shutil.rmtree(root / 'can_bus')
+    shutil.rmtree(root / 'maps' / 'expansion')
+    converter.convert(root, out, root, 'v1.0-test', say=lines.append)
+    assert '2 of 2 scenes' in lines[0] and 'no messages in can_bus/SCENE_pose.json' in lines[0]
+
+
+def test_without_can_bus_if_asked_for(linked, frames, tmp_path, monkeypatch, capfd):
+    root = linked('a', 'can_bus')
+    arguments = ('--root-path', root, '--version', VERSION, '--out-dir', tmp_path / 'out')
+    assert run_tool(monkeypatch, *arguments) == 2
+    assert 'unpack the CAN bus expansion of nuScenes there, or do without (--canbus none)' in capfd.readouterr().err
+    assert run_tool(monkeypatch, *arguments, '--canbus', 'none') == 0
+    assert '2 of 2 scenes (scene-0061, scene-0103): converted without CAN bus; their acc' in capfd.readouterr().out
+    infos = load_info(tmp_path / 'out' / 'vad_nuscenes_infos_temporal_train.pkl')['infos']
+    assert not any(info['can_bus'].any() for info in infos)
+    np.testing.assert_array_equal(infos[3]['gt_boxes'], frames['train'][3]['gt_boxes'])
+
+
+def test_scenes_of_no_split(edited, tmp_path):
+    lines: list[str] = []
+    root = edited('a', scene=lambda scenes: scenes[1].update(name='scene-9999'))
+    _, (_, count) = converter.convert(root, tmp_path / 'x', root, VERSION, say=lines.append)
+    assert lines == ['1 of 2 scenes (scene-9999): in no official split of v1.0-mini; left out'] and count == 0
+    root = edited('b', scene=lambda scenes: [s.update(name='scene-9999') for s in scenes])
+    with pytest.raises(UserError, match='none of its scenes is in an official split of v1.0-mini'):
+        converter.convert(root, tmp_path / 'x', root, VERSION)
 
 
 def test_can_bus_folder_may_be_named_itself(synthetic_root):

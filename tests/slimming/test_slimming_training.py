@@ -5,10 +5,11 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from checkpoint_files import mmcv_like
 from vadslim.checkpoint import load_checkpoint
 from vadslim.slimming.options import parse
 from vadslim.slimming.training import training_config
-from vadslim.testing import write_toy_config
+from vadslim.testing import ToyNet, write_toy_config
 
 SLIM = 'vad_structured_pruned.pth'
 PRUNE = ('--pruning-ratio', '0.5', '--output-dir', 'out', '--latency', '0')
@@ -59,6 +60,24 @@ def test_fine_tune_goes_on_from_the_epoch_of_the_dense_training_and_is_reused(co
     code, out, err = command(*args)
     assert code == 0 and 'reused' in out and 'fine-tune is done already, reused' in err
     assert (results / 'epoch_3.pth').stat().st_mtime_ns == stamp
+
+
+def test_a_checkpoint_of_mmcv_1_is_fine_tuned_from_epoch_0(command, folder, trained):
+    """Its optimizer's moments are sliced like those of MMEngine's, under the names that the config gives them."""
+    model = ToyNet()
+    model.load_state_dict(load_checkpoint(trained)['state_dict'])
+    old = mmcv_like(model)
+    torch.save(old, 'epoch_60.pth')
+    code, out, err = command('toy.py', 'epoch_60.pth', *PRUNE, '--fine-tune', '--fine-tune-epochs', '1')
+    assert code == 0 and 'was not written by MMEngine: its weights are loaded, training starts at epoch 0' in err
+    slim = load_checkpoint(folder / 'out' / SLIM)
+    assert slim['meta']['CLASSES'] == ['car', 'truck'] and 'config' not in slim['meta']
+    shapes = [tuple(value.shape) for value in model.parameters()]
+    number = shapes.index((8, 3, 3, 3))
+    assert old['optimizer']['state'][number]['exp_avg'].shape == (8, 3, 3, 3)
+    assert slim['optimizer']['state'][number]['exp_avg'].shape == (4, 3, 3, 3)
+    last = load_checkpoint(folder / 'out' / 'fine_tuned' / 'epoch_1.pth')
+    assert last['meta']['iter'] == 4 and last['fine_tune']['start_epoch'] == 0
 
 
 def test_an_interrupted_fine_tune_goes_on(command, folder, trained):

@@ -1,8 +1,11 @@
 """The dataset on synthetic nuScenes: queues, ground truth, paths, loading through MMEngine, and its errors."""
 
 import copy
+import io
 import pickle
 import random
+import struct
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from vadslim.vad.datasets import VADNuScenesDataset
 CONFIG = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets' / 'nuscenes_vad.py'
 TRAIN, VAL = (f'vad_nuscenes_infos_temporal_{split}.pkl' for split in ('train', 'val'))
 BOTH = 'both.pkl'
+AGENTS = ('gt_boxes', 'gt_names', 'gt_velocity', 'num_lidar_pts', 'num_radar_pts', 'valid_flag')
 
 
 @pytest.fixture(scope='module')
@@ -228,24 +232,104 @@ def test_subsets_lazy_and_plain_storage(config):
     assert lazy[1]['data_samples'].sample_idx == some[1]['data_samples'].sample_idx
 
 
-def test_published_files_are_read(config, info_dir, synthetic_root, tmp_path):
-    """They hold './data/nuscenes/...' paths, come as protocol 4 or older pickles, and in any order."""
-    content = load_info(info_dir / VAL)
-    for info in content['infos']:
-        info['lidar_path'] = info['lidar_path'].replace(str(synthetic_root), './data/nuscenes')
-        for camera in info['cams'].values():
-            camera['data_path'] = camera['data_path'].replace(str(synthetic_root), './data/nuscenes')
-    content['infos'].reverse()
-    content['metadata'] = {'version': 'v1.0-trainval'}
-    (tmp_path / VAL).write_bytes(pickle.dumps(content, protocol=2))
-    old = {**config.val_dataloader.dataset, 'type': 'VADCustomNuScenesDataset', 'ann_file': str(tmp_path / VAL)}
-    dataset = DATASETS.build(old)
-    assert isinstance(dataset, VADNuScenesDataset)
-    assert dataset.metainfo['version'] == 'v1.0-trainval'
-    assert dataset.metainfo['classes'][0] == 'car'
-    ours = DATASETS.build(config.val_dataloader.dataset)
-    assert dataset[3]['data_samples'].sample_idx == ours[3]['data_samples'].sample_idx
-    assert torch.equal(dataset[3]['inputs']['img'], ours[3]['inputs']['img'])
+class Python2Pickler(pickle._Pickler):
+    """Writes bytes as Python 2 did: its str."""
+
+    dispatch = {**pickle._Pickler.dispatch}
+
+    def save_python_2(self, data):
+        self.write(pickle.BINSTRING + struct.pack('<i', len(data)) + data)
+        self.memoize(data)
+
+    dispatch[bytes] = save_python_2
+
+
+def python_2(content) -> bytes:
+    stream = io.BytesIO()
+    Python2Pickler(stream, protocol=2).dump(content)
+    return stream.getvalue()
+
+
+def as_published(infos: list[dict], prefix: str, convert=lambda value: value) -> list[dict]:
+    """The records as VAD's own converter writes them: paths with another prefix, its order of keys, its dtypes."""
+    root = infos[0]['lidar_path'].split('/samples/')[0]
+
+    def published(value):
+        if isinstance(value, dict):
+            return {key: published(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [published(part) for part in value]
+        if isinstance(value, str):
+            return value.replace(root, prefix)
+        return convert(value)
+
+    records = []
+    for info in infos:
+        record = published(info)
+        if not len(info['gt_names']):  # np.array([])
+            record['gt_names'], record['num_lidar_pts'] = np.array([]), np.array([])
+        records.append(record)
+    return records
+
+
+def numpy_scalars(value):
+    kinds = {bool: np.bool_, int: np.int64, float: np.float64, str: np.str_}
+    return kinds[type(value)](value) if type(value) in kinds else value
+
+
+def plain_lists(value):
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def assert_same_items(one, other):
+    assert torch.equal(one['inputs']['img'], other['inputs']['img'])
+    one, other = one['data_samples'], other['data_samples']
+    assert set(one.metainfo) == set(other.metainfo) and set(one.keys()) == set(other.keys())
+    for name in one.metainfo:
+        np.testing.assert_equal(one.metainfo[name], other.metainfo[name], err_msg=name)
+    for part in list(one.keys()):
+        theirs = getattr(other, part)
+        for name, value in getattr(one, part).items():
+            value, their = (getattr(v, 'tensor', v) for v in (value, getattr(theirs, name)))
+            np.testing.assert_equal(np.asarray(value), np.asarray(their), err_msg=f'{part}.{name}')
+
+
+@pytest.mark.parametrize(
+    ('prefix', 'dump', 'wrap', 'convert'),
+    [
+        ('./data/nuscenes', partial(pickle.dumps, protocol=2), dict, lambda value: value),  # mmcv.dump
+        ('data/nuscenes', partial(pickle.dumps, protocol=5), dict, numpy_scalars),
+        ('/mnt/sets/nuscenes', partial(pickle.dumps, protocol=4), list, plain_lists),
+        ('C:\\\\data\\\\nuscenes', python_2, dict, lambda value: value),
+    ],
+    ids=['mmcv', 'numpy', 'lists', 'python 2'],
+)
+def test_published_files_give_the_same_items(config, info_dir, tmp_path, prefix, dump, wrap, convert):
+    """Whatever wrote them, in any order of scenes, in training and in evaluation."""
+    for loader, file in ((config.train_dataloader, BOTH), (config.val_dataloader, VAL)):
+        content = load_info(info_dir / file)
+        for key in [key for key in content['infos'][2] if key.startswith('gt_agent') or key in AGENTS]:
+            content['infos'][2][key] = content['infos'][2][key][:0]  # a frame without agents
+        dump_info(content, tmp_path / 'ours.pkl')
+        infos = as_published(content['infos'], prefix, convert)[::-1]
+        metadata = {'version': 'v1.0-trainval'}
+        theirs = infos if wrap is list else {'infos': infos, 'metadata': metadata}
+        (tmp_path / 'theirs.pkl').write_bytes(dump(theirs))
+        plain = [step for step in loader.dataset.pipeline if step.type != 'PhotoMetricDistortionMultiViewImage']
+        ours, theirs = (
+            DATASETS.build(
+                {**loader.dataset, 'type': kind, 'ann_file': str(tmp_path / f'{name}.pkl'), 'pipeline': plain}
+            )
+            for name, kind in (('ours', 'VADNuScenesDataset'), ('theirs', 'VADCustomNuScenesDataset'))
+        )
+        assert isinstance(theirs, VADNuScenesDataset) and len(ours) == len(theirs)
+        assert theirs.metainfo.get('version') == (None if wrap is list else 'v1.0-trainval')
+        assert theirs.metainfo['classes'][0] == 'car'
+        for i in (0, 2, 7):
+            random.seed(i)
+            one = ours[i]
+            random.seed(i)
+            assert_same_items(one, theirs[i])
 
 
 def test_info_file_is_found_in_the_data_root_or_from_here(monkeypatch):

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vadslim.cli import UserError
 from vadslim.nuscenes_data import geometry
 from vadslim.nuscenes_data.geometry import heading_to_yaw
+from vadslim.nuscenes_data.tables import AGAIN, are_numbers
 
 if TYPE_CHECKING:
     from nuscenes import NuScenes
 
 STATIC_GOAL = 9
+LOST = -2  # a neighbour that is named but not there; -1: none
 
 
 class AnnotationTable:
@@ -21,6 +24,9 @@ class AnnotationTable:
     Args:
         nusc: the devkit's reader.
         fut_ts: number of future key frames.
+
+    Raises:
+        UserError: a record lacks a field.
     """
 
     def __init__(self, nusc: NuScenes, fut_ts: int = 6) -> None:
@@ -28,14 +34,20 @@ class AnnotationTable:
 
         records = nusc.sample_annotation
         self.fut_ts = fut_ts
-        self.translation = np.array([r['translation'] for r in records], dtype=float).reshape(-1, 3)
-        self.size = np.array([r['size'] for r in records], dtype=float).reshape(-1, 3)
-        self.rotation = np.array([r['rotation'] for r in records], dtype=float).reshape(-1, 4)
-        self.lidar_pts = np.array([r['num_lidar_pts'] for r in records], dtype=int)
-        self.radar_pts = np.array([r['num_radar_pts'] for r in records], dtype=int)
-        index = {r['token']: i for i, r in enumerate(records)}
-        self.next = np.array([index.get(r['next'], -1) for r in records], dtype=int)
-        self.prev = np.array([index.get(r['prev'], -1) for r in records], dtype=int)
+        try:
+            self.translation, self.size, self.rotation = (
+                _numbers([r[name] for r in records], width)
+                for name, width in (('translation', 3), ('size', 3), ('rotation', 4))
+            )
+            self.lidar_pts = np.array([r['num_lidar_pts'] for r in records], dtype=int)
+            self.radar_pts = np.array([r['num_radar_pts'] for r in records], dtype=int)
+            index = {'': -1} | {r['token']: i for i, r in enumerate(records)}
+            self.next, self.prev = (
+                np.array([index.get(r[name], LOST) for r in records], dtype=int) for name in ('next', 'prev')
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f'sample_annotation.json: is damaged ({type(error).__name__}: {error}); {AGAIN}') from None
+        self.tokens = [r['token'] for r in records]
         stamps = {s['token']: s['timestamp'] for s in nusc.sample}
         self.seconds = np.array([stamps[r['sample_token']] for r in records], dtype=float) * 1e-6
         categories = [c['name'] for c in nusc.category]
@@ -46,7 +58,22 @@ class AnnotationTable:
             self._of_sample.setdefault(record['sample_token'], []).append(i)
 
     def of_sample(self, token: str) -> np.ndarray:
-        return np.array(self._of_sample.get(token, []), dtype=int)
+        """Rows of a key frame's annotations, (N,).
+
+        Raises:
+            UserError: names one that is no box, or whose ``next`` or ``prev`` leads nowhere.
+        """
+        rows = np.array(self._of_sample.get(token, []), dtype=int)
+        numbers = np.concatenate([self.translation[rows], self.size[rows], self.rotation[rows]], axis=1)
+        is_box = (self.size[rows] > 0).all(1) & (np.abs(np.linalg.norm(self.rotation[rows], axis=1) - 1) < 0.01)
+        for fine, what in (
+            (np.isfinite(numbers).all(1) & is_box, 'is no box (three finite metres, three positive ones, a rotation)'),
+            ((self.next[rows] != LOST) & (self.prev[rows] != LOST), 'has a neighbour in time that is not there'),
+        ):
+            if not fine.all():
+                lost = self.tokens[rows[np.argmin(fine)]]
+                raise UserError(f'sample_annotation.json: record {lost} {what}; {AGAIN}')
+        return rows
 
     def velocity(self, rows: np.ndarray, max_seconds: float = 1.5) -> np.ndarray:
         """(N, 3) m/s, global frame: centred differences where both neighbours exist, one-sided ones where
@@ -111,6 +138,14 @@ class AnnotationTable:
             'gt_agent_fut_yaw': turns.astype(np.float32),
             'gt_agent_fut_goal': goal_class(offsets).astype(np.float32),
         }
+
+
+def _numbers(lists: list, width: int) -> np.ndarray:
+    """(N, width); NaN in the rows that are not so many numbers."""
+    try:
+        return np.array(lists, dtype=float).reshape(len(lists), width)
+    except (TypeError, ValueError):
+        return np.array([row if are_numbers(row, width) else [np.nan] * width for row in lists], dtype=float)
 
 
 def goal_class(offsets: np.ndarray) -> np.ndarray:

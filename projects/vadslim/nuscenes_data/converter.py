@@ -1,61 +1,68 @@
 """nuScenes tables -> VAD's info files, with the field names and formulas of the published ones.
 
 An info file is ``dict(infos=[...], metadata=dict(version=...))``: one dict per key frame, scene by scene.
-Everything is computed on arrays, scene by scene, in one pass.
+Scenes are converted by forked processes, which share the tables; the result does not depend on their number.
 """
 
 from __future__ import annotations
 
-import json
+import gc
+import multiprocessing
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from vadslim.cli import UserError
-from vadslim.files import atomic_write
-from vadslim.nuscenes_data import geometry
+from vadslim.files import atomic_write, remove_leftovers
 from vadslim.nuscenes_data.agents import AnnotationTable
-from vadslim.nuscenes_data.ego import CanBus, SceneEgo
+from vadslim.nuscenes_data.ego import CanBus
+from vadslim.nuscenes_data.scene import CAMERAS as CAMERAS
+from vadslim.nuscenes_data.scene import is_unpacked, location, scene_infos
+from vadslim.nuscenes_data.tables import AGAIN, VERSIONS, open_tables
 from vadslim.nuscenes_data.vector_map import check_maps
 
 if TYPE_CHECKING:
     from nuscenes import NuScenes
 
-CAMERAS = ('CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_FRONT_LEFT', 'CAM_BACK', 'CAM_BACK_LEFT', 'CAM_BACK_RIGHT')
-VERSIONS = ('v1.0-trainval', 'v1.0-test', 'v1.0-mini')
-TABLES = (
-    'category', 'attribute', 'visibility', 'instance', 'sensor', 'calibrated_sensor', 'ego_pose', 'log', 'scene',
-    'sample', 'sample_data', 'sample_annotation', 'map',
-)  # fmt: skip
+SHOWN = 3  # broken scenes that an error names
+WITHOUT_CAN_BUS = 'unpack the CAN bus expansion of nuScenes there, or do without (--canbus none)'
 Track = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def convert(
     root: str | Path,
     out_dir: str | Path,
-    can_bus: str | Path,
+    can_bus: str | Path | None,
     version: str,
     tag: str = 'vad_nuscenes',
     max_sweeps: int = 10,
     track: Track = iter,
     say: Callable[[str], None] = lambda line: None,
+    workers: int = 1,
+    skip_broken: bool = False,
 ) -> list[tuple[Path, int]]:
     """Write ``{tag}_infos_temporal_{train,val}.pkl``, or ``..._test.pkl`` for the test set: all or none of them.
 
     Args:
         root: the nuScenes folder, with ``samples``, ``maps`` and ``{version}``.
         out_dir: where the files go; made if needed.
-        can_bus: the folder that holds ``can_bus``, or that folder itself.
+        can_bus: the folder that holds ``can_bus``, or that folder itself; None does without.
         version: one of VERSIONS.
         tag: first part of the file names.
         max_sweeps: LiDAR sweeps listed per key frame (not needed by VAD itself).
         track: wraps the iteration over scenes, for a progress bar.
         say: gets one line per cause for what is left out or filled in.
+        workers: processes that convert scenes; the files are the same, byte by byte, for any number.
+        skip_broken: leave out scenes with missing or damaged records or files, instead of an error.
 
     Returns:
         (path, number of frames) per written file.
@@ -63,40 +70,38 @@ def convert(
     Raises:
         UserError: a folder, file or table is missing or damaged, or the files cannot be written.
     """
-    can_bus = check_inputs(root, can_bus, version)
+    folder = check_inputs(root, can_bus, version)
     _check_writable(Path(out_dir))
     nusc = open_tables(root, version)
     splits = _scene_splits(version)
+    scenes = _scenes(nusc, splits, root, version, say)
     has_labels = version != 'v1.0-test'
-    listed = [s for s in _in_table_order(nusc) if any(s['name'] in names for names in splits.values())]
-    scenes = [s for s in listed if _is_unpacked(nusc, s)]
-    if not scenes:
-        raise UserError(f'{root}: no camera images of any scene of {version}; unpack the sensor blobs there')
-    if len(scenes) < len(listed):
-        missing = [s['name'] for s in listed if s not in scenes]
-        say(f'{_some(missing, len(listed))}: no camera images in {root}; left out')
-    locations = {_location(nusc, scene) for scene in scenes}
     if has_labels:
-        check_maps(root, locations)
-    table = AnnotationTable(nusc) if has_labels else None
+        check_maps(root, {location(nusc, scene) for scene in scenes})
+    work = _Work(nusc, AnnotationTable(nusc) if has_labels else None, folder, max_sweeps)
     infos: dict[str, list[dict]] = {split: [] for split in splits}
     gaps: dict[str, list[str]] = {}
-    any_can_bus = False
-    for scene in track(scenes):
-        split = next(split for split, names in splits.items() if scene['name'] in names)
-        messages = CanBus(can_bus, scene['name'], _location(nusc, scene).startswith('singapore'))
-        any_can_bus |= bool(messages)
-        if messages.gap:
-            gaps.setdefault(messages.gap, []).append(scene['name'])
-        try:
-            infos[split] += list(scene_infos(nusc, scene, messages, table, max_sweeps))
-        except KeyError as error:  # the devkit looked up a token
-            place = f'{root}/{version}: no record {error}, which {scene["name"]} needs'
-            raise UserError(f'{place}; unpack the tables of nuScenes again') from error
-    if not any_can_bus:
-        raise UserError(f'{can_bus}: no CAN bus messages of any scene of {version}')
+    broken: dict[str, str] = {}
+    without_lidar, has_can_bus = 0, False
+    with _in_processes(work, [scene['token'] for scene in scenes], workers) as results:
+        for scene in track(scenes):
+            result = next(results)
+            if result.trouble:
+                broken[scene['name']] = result.trouble
+                continue
+            infos[next(split for split, names in splits.items() if scene['name'] in names)] += result.infos
+            without_lidar += result.without_lidar
+            has_can_bus |= result.has_can_bus
+            if result.gap:
+                gaps.setdefault(result.gap, []).append(scene['name'])
+    _judge(broken, len(scenes), skip_broken, f'{root}/{version}', say)
+    if has_labels and folder is not None and not has_can_bus:
+        raise UserError(f'{folder}: no CAN bus messages of any scene of {version}; {WITHOUT_CAN_BUS}')
     for gap, names in gaps.items():
         say(f'{_some(names, len(scenes))}: {gap}')
+    if without_lidar:
+        total = sum(map(len, infos.values()))
+        say(f'{without_lidar} of {total} frames: their LiDAR files are not in {root}; VAD does not read them')
     files = {Path(out_dir) / f'{tag}_infos_temporal_{split}.pkl': frames for split, frames in infos.items()}
     earlier = [path for path in files if path.exists()]
     _write(files, version)
@@ -105,25 +110,23 @@ def convert(
     return [(path, len(frames)) for path, frames in files.items()]
 
 
-def _some(names: list[str], total: int) -> str:
-    """'3 of 10 scenes (a, b, c)', with the first names only if there are many."""
-    shown = ', '.join(names[:5]) + (' ...' if len(names) > 5 else '')
-    return f'{len(names)} of {total} scenes ({shown})'
-
-
-def _write(files: dict[Path, list[dict]], version: str) -> None:
-    """All files get their names after all of them are on the disk."""
-    path = next(iter(files))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            for path, frames in reversed(files.items()):  # the stack puts them in place the other way round
-                stream = stack.enter_context(atomic_write(path, 'wb'))
-                pickle.dump({'infos': frames, 'metadata': {'version': version}}, stream, protocol=4)
-                stream.flush()
-                os.fsync(stream.fileno())
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written: {error.strerror}') from None
+def check_inputs(root: str | Path, can_bus: str | Path | None, version: str) -> Path | None:
+    """Look for the folders a conversion needs and return the CAN bus folder, None to do without."""
+    if version not in VERSIONS:
+        raise UserError(f'version: {version} is unknown, allowed are {", ".join(VERSIONS)}')
+    if not Path(root).is_dir():
+        raise UserError(f'{root}: no such folder')
+    if not (Path(root) / version).is_dir():
+        present = sorted(p.name for p in Path(root).glob('v1.0-*')) or ['none']
+        raise UserError(f'{root}: no tables of {version} there (found: {", ".join(present)})')
+    if can_bus is None:
+        return None
+    folder = Path(can_bus)
+    if folder.name != 'can_bus':
+        folder = folder / 'can_bus'
+    if not folder.is_dir() and version != 'v1.0-test':  # of test scenes there may be none
+        raise UserError(f'{folder}: no such folder; {WITHOUT_CAN_BUS}')
+    return folder
 
 
 def _check_writable(folder: Path) -> None:
@@ -135,138 +138,25 @@ def _check_writable(folder: Path) -> None:
         raise UserError(f'{folder}: cannot be written: no permission')
 
 
-def check_inputs(root: str | Path, can_bus: str | Path, version: str) -> Path:
-    """Look for the folders a conversion needs and return the CAN bus folder."""
-    if version not in VERSIONS:
-        raise UserError(f'version: {version} is unknown, allowed are {", ".join(VERSIONS)}')
-    if not Path(root).is_dir():
-        raise UserError(f'{root}: no such folder')
-    if not (Path(root) / version).is_dir():
-        present = sorted(p.name for p in Path(root).glob('v1.0-*')) or ['none']
-        raise UserError(f'{root}: no tables of {version} there (found: {", ".join(present)})')
-    folder = Path(can_bus)
-    if folder.name != 'can_bus':
-        folder = folder / 'can_bus'
-    if not folder.is_dir():
-        raise UserError(f'{folder}: no such folder; unpack the CAN bus expansion of nuScenes there')
-    return folder
+# --- scenes --------------------------------------------------------------------------------------------------
 
 
-def open_tables(root: str | Path, version: str) -> NuScenes:
-    """The devkit's reader; what it finds wrong becomes one clear error."""
-    from nuscenes import NuScenes
-
-    folder = Path(root) / version
-    try:
-        return NuScenes(version=version, dataroot=str(root), verbose=False)
-    except Exception as error:  # damaged tables can raise anything
-        for name in TABLES:
-            _check_table(folder / f'{name}.json')
-        said = str(error) if isinstance(error, AssertionError) else f'{type(error).__name__}: {error}'
-        raise UserError(f'{folder}: the tables cannot be used ({said})') from error
-
-
-def _check_table(file: Path) -> None:
-    try:
-        json.loads(file.read_text())
-    except OSError as error:
-        raise UserError(f'{file}: cannot be read: {error.strerror}; unpack the tables of nuScenes again') from None
-    except ValueError as error:
-        raise UserError(f'{file}: is truncated or damaged ({error}); unpack the tables of nuScenes again') from None
-
-
-def scene_infos(
-    nusc: NuScenes, scene: dict, messages: CanBus, table: AnnotationTable | None, max_sweeps: int
-) -> Iterator[dict]:
-    """The infos of one scene's key frames, in order.
-
-    Args:
-        nusc: the tables.
-        scene: record of the scene.
-        messages: its CAN bus messages.
-        table: annotations; None for sets without labels.
-        max_sweeps: LiDAR sweeps listed per key frame.
-    """
-    samples = list(_chain(nusc, 'sample', scene['first_sample_token']))
-    lidars = [nusc.get('sample_data', sample['data']['LIDAR_TOP']) for sample in samples]
-    poses = [nusc.get('ego_pose', lidar['ego_pose_token']) for lidar in lidars]
-    mounts = [nusc.get('calibrated_sensor', lidar['calibrated_sensor_token']) for lidar in lidars]
-    ego = SceneEgo(
-        ego_translation=np.array([p['translation'] for p in poses]),
-        ego_rotation=np.array([p['rotation'] for p in poses]),
-        lidar_translation=np.array([m['translation'] for m in mounts]),
-        lidar_rotation=np.array([m['rotation'] for m in mounts]),
-    )
-    for i, (sample, lidar, pose, mount) in enumerate(zip(samples, lidars, poses, mounts)):
-        lidar2global = ego.lidar2global[i]
-        can_bus = messages.vector(sample['timestamp'])
-        info = {
-            'lidar_path': nusc.get_sample_data_path(lidar['token']),
-            'token': sample['token'],
-            'prev': sample['prev'],
-            'next': sample['next'],
-            'can_bus': can_bus,
-            'frame_idx': i,
-            'sweeps': _sweeps(nusc, lidar, lidar2global, max_sweeps),
-            'cams': {camera: _camera(nusc, sample['data'][camera], camera, lidar2global) for camera in CAMERAS},
-            'scene_token': sample['scene_token'],
-            'lidar2ego_translation': mount['translation'],
-            'lidar2ego_rotation': mount['rotation'],
-            'ego2global_translation': pose['translation'],
-            'ego2global_rotation': pose['rotation'],
-            'timestamp': sample['timestamp'],
-            'fut_valid_flag': ego.future_is_valid(i),
-            'map_location': _location(nusc, scene),
-        }
-        if table is not None:
-            rotation = geometry.quaternion_product(pose['rotation'], mount['rotation'])
-            info |= table.fields(table.of_sample(sample['token']), lidar2global, rotation)
-            info |= ego.trajectory(i)
-            info['gt_ego_lcf_feat'] = ego.status(i, can_bus, messages.motion(sample['timestamp']))
-        yield info
-
-
-def _camera(nusc: NuScenes, token: str, camera: str, lidar2global: np.ndarray) -> dict:
-    record = nusc.get('sample_data', token)
-    path = Path(nusc.get_sample_data_path(token))
-    if not path.is_file():
-        raise UserError(f'{path}: no such image; unpack the sensor blobs of nuScenes again')
-    mount = nusc.get('calibrated_sensor', record['calibrated_sensor_token'])
-    info = _sensor(nusc, record, camera, lidar2global)
-    return info | {'cam_intrinsic': np.array(mount['camera_intrinsic'])}
-
-
-def _sweeps(nusc: NuScenes, lidar: dict, lidar2global: np.ndarray, max_sweeps: int) -> list[dict]:
-    """Up to ``max_sweeps`` LiDAR sweeps before a key frame, the latest first."""
-    sweeps = []
-    while lidar['prev'] and len(sweeps) < max_sweeps:
-        lidar = nusc.get('sample_data', lidar['prev'])
-        sweeps.append(_sensor(nusc, lidar, 'lidar', lidar2global))
-    return sweeps
-
-
-def _sensor(nusc: NuScenes, record: dict, sensor_type: str, lidar2global: np.ndarray) -> dict:
-    """A sensor reading and where the sensor was, seen from the key frame's LiDAR: p_lidar = R p_sensor +
-    t.
-    """
-    mount = nusc.get('calibrated_sensor', record['calibrated_sensor_token'])
-    pose = nusc.get('ego_pose', record['ego_pose_token'])
-    sensor2global = geometry.rigid(pose['rotation'], pose['translation']) @ geometry.rigid(
-        mount['rotation'], mount['translation']
-    )
-    sensor2lidar = geometry.rigid_inverse(lidar2global) @ sensor2global
-    return {
-        'data_path': nusc.get_sample_data_path(record['token']),
-        'type': sensor_type,
-        'sample_data_token': record['token'],
-        'sensor2ego_translation': mount['translation'],
-        'sensor2ego_rotation': mount['rotation'],
-        'ego2global_translation': pose['translation'],
-        'ego2global_rotation': pose['rotation'],
-        'timestamp': record['timestamp'],
-        'sensor2lidar_rotation': sensor2lidar[:3, :3],
-        'sensor2lidar_translation': sensor2lidar[:3, 3],
-    }
+def _scenes(
+    nusc: NuScenes, splits: dict[str, frozenset[str]], root: str | Path, version: str, say: Callable[[str], None]
+) -> list[dict]:
+    """The scenes to convert, in the order in which their key frames stand in the sample table."""
+    listed = [nusc.get('scene', token) for token in dict.fromkeys(s['scene_token'] for s in nusc.sample)]
+    official = [s for s in listed if any(s['name'] in names for names in splits.values())]
+    scenes = [s for s in official if is_unpacked(nusc, s)]
+    if not official:
+        raise UserError(f'{root}/{version}: none of its scenes is in an official split of {version}')
+    if not scenes:
+        raise UserError(f'{root}: no camera images of any scene of {version}; unpack the sensor blobs there')
+    if others := [s['name'] for s in listed if s not in official]:
+        say(f'{_some(others, len(listed))}: in no official split of {version}; left out')
+    if missing := [s['name'] for s in official if s not in scenes]:
+        say(f'{_some(missing, len(official))}: no camera images in {root}; left out')
+    return scenes
 
 
 def _scene_splits(version: str) -> dict[str, frozenset[str]]:
@@ -279,24 +169,118 @@ def _scene_splits(version: str) -> dict[str, frozenset[str]]:
     return {'train': frozenset(splits.train), 'val': frozenset(splits.val)}
 
 
-def _in_table_order(nusc: NuScenes) -> list[dict]:
-    """Scenes in the order in which their key frames stand in the sample table."""
-    tokens = dict.fromkeys(sample['scene_token'] for sample in nusc.sample)
-    return [nusc.get('scene', token) for token in tokens]
+def _some(names: list[str], total: int) -> str:
+    """'3 of 10 scenes (a, b, c)', with the first names only if there are many."""
+    shown = ', '.join(names[:5]) + (' ...' if len(names) > 5 else '')
+    return f'{len(names)} of {total} scenes ({shown})'
 
 
-def _chain(nusc: NuScenes, table: str, token: str) -> Iterator[dict]:
-    while token:
-        record = nusc.get(table, token)
-        yield record
-        token = record['next']
+def _judge(broken: dict[str, str], total: int, skip: bool, source: str, say: Callable[[str], None]) -> None:
+    """Raise or tell what is wrong with scenes that could not be converted (name -> why and what to do)."""
+    if not broken:
+        return
+    named = [f'{name}: {trouble}' for name, trouble in broken.items()][:SHOWN]
+    line = f'{source}: {len(broken)} of {total} scenes cannot be converted ({" | ".join(named)}'
+    line += f' | and {len(broken) - SHOWN} more)' if len(broken) > SHOWN else ')'
+    if not skip:
+        raise UserError(f'{line}; --skip-broken converts the others')
+    if len(broken) == total:
+        raise UserError(line)
+    say(f'{line}; left out')
 
 
-def _is_unpacked(nusc: NuScenes, scene: dict) -> bool:
-    """Partial downloads hold some scenes only; VAD needs the cameras."""
-    first = nusc.get('sample', scene['first_sample_token'])
-    return Path(nusc.get_sample_data_path(first['data'][CAMERAS[0]])).is_file()
+# --- processes -----------------------------------------------------------------------------------------------
 
 
-def _location(nusc: NuScenes, scene: dict) -> str:
-    return nusc.get('log', scene['log_token'])['location']
+@dataclass
+class _Result:
+    """What a process tells of one scene: its infos, or why there are none."""
+
+    infos: list[dict] = field(default_factory=list)
+    gap: str = ''
+    has_can_bus: bool = False
+    without_lidar: int = 0
+    trouble: str = ''
+
+
+@dataclass
+class _Work:
+    """What the conversion of any scene needs."""
+
+    nusc: NuScenes
+    annotations: AnnotationTable | None
+    can_bus: Path | None
+    max_sweeps: int
+
+    def __call__(self, token: str) -> _Result:
+        scene = self.nusc.get('scene', token)
+        try:
+            messages = CanBus(self.can_bus, scene['name'], location(self.nusc, scene).startswith('singapore'))
+            infos = list(scene_infos(self.nusc, scene, messages, self.annotations, self.max_sweeps))
+        except UserError as error:
+            return _Result(trouble=str(error))
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a record is not what it should be
+            return _Result(trouble=f'a record is damaged ({type(error).__name__}: {error}); {AGAIN}')
+        return _Result(
+            infos, messages.gap, bool(messages), sum(not Path(info['lidar_path']).is_file() for info in infos)
+        )
+
+
+_work: _Work | None = None  # of this process; workers get it by the fork, nothing is copied to them
+
+
+@contextmanager
+def _in_processes(work: _Work, tokens: Sequence[str], workers: int) -> Iterator[Iterator[_Result]]:
+    """The results in order. One worker is a process, too: what passes through a pickle shares no objects between
+    scenes, so that files do not depend on the number of workers.
+    """
+    context = multiprocessing.get_context('fork')
+    pool = ProcessPoolExecutor(min(workers, len(tokens)), context, _begin, (work, os.getpid()))
+    gc.collect()
+    gc.freeze()  # or the collector of each worker would touch, and so copy, all tables
+    try:
+        yield pool.map(_convert, tokens)  # forks at once, before a progress bar starts its thread
+    except BrokenProcessPool:
+        raise UserError('a worker was ended from outside; if memory is short, give less --workers') from None
+    finally:
+        gc.unfreeze()
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(work: _Work, parent: int) -> None:
+    global _work
+    _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A parent that is killed cannot end its workers."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _convert(token: str) -> _Result:
+    assert _work is not None
+    return _work(token)
+
+
+# --- files ---------------------------------------------------------------------------------------------------
+
+
+def _write(files: dict[Path, list[dict]], version: str) -> None:
+    """All files get their names after all of them are on the disk."""
+    path = next(iter(files))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for path in files:
+            remove_leftovers(path)
+        with ExitStack() as stack:
+            for path, frames in reversed(files.items()):  # the stack puts them in place the other way round
+                stream = stack.enter_context(atomic_write(path, 'wb'))
+                pickle.dump({'infos': frames, 'metadata': {'version': version}}, stream, protocol=4)
+                stream.flush()
+                os.fsync(stream.fileno())
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written: {error.strerror}') from None

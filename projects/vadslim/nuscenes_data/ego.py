@@ -90,7 +90,7 @@ class CanBus:
     """Messages of the nuScenes CAN bus expansion for one scene.
 
     Args:
-        folder: the folder ``can_bus``.
+        folder: the folder ``can_bus``; None: there is none.
         scene: scene name, such as 'scene-0061'.
         left_hand_traffic: steering angles are mirrored, as VAD does for Singapore.
 
@@ -104,12 +104,15 @@ class CanBus:
     # The devkit's list of scenes whose recordings are unusable.
     UNUSABLE = frozenset([*range(161, 169), *range(170, 177), *range(309, 315)])
 
-    def __init__(self, folder: str | Path, scene: str, left_hand_traffic: bool = False) -> None:
+    def __init__(self, folder: str | Path | None, scene: str, left_hand_traffic: bool = False) -> None:
         self._sign = -1.0 if left_hand_traffic else 1.0
         self._times = self._steering_times = np.zeros(0, dtype=np.int64)
         self.gap = ''
         if int(scene[-4:]) in self.UNUSABLE:
             self.gap = f'CAN bus recordings that the devkit lists as unusable; {_NO_POSE}'
+            return
+        if folder is None:
+            self.gap = f'converted without CAN bus; {_NO_POSE}'
             return
         poses = _columns(
             Path(folder) / f'{scene}_pose.json', ('pos', 'orientation', 'accel', 'rotation_rate', 'vel'), width=16
@@ -151,6 +154,7 @@ class CanBus:
 
 
 _NO_STEERING = 'their speed is taken from the poses of the vehicle, their curvature is 0, as in the published files'
+_AGAIN = 'unpack the CAN bus expansion of nuScenes again'
 _NO_POSE = f'their acceleration, rotation rate and velocity are zeros, {_NO_STEERING}'
 
 
@@ -160,13 +164,15 @@ def _columns(path: Path, fields: tuple[str, ...], width: int) -> tuple[np.ndarra
         messages = json.loads(path.read_text())
         times = np.array([message['utime'] for message in messages], dtype=np.int64)
         values = np.array([np.hstack([message[name] for name in fields]) for message in messages], dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError('numbers that are not finite')
         return (times, values.reshape(-1, width)) if len(times) else None
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f'{path}: cannot be read: {error.strerror}') from None
+        raise UserError(f'{path}: cannot be read: {error.strerror}; {_AGAIN}') from None
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f'{path}: not a CAN bus file of nuScenes ({type(error).__name__}: {error})') from None
+        raise UserError(f'{path}: not a CAN bus file of nuScenes ({type(error).__name__}: {error}); {_AGAIN}') from None
 
 
 def _nearest(times: np.ndarray, timestamp: int) -> int:

@@ -19,7 +19,7 @@ from torch import nn
 from vadslim.analysis import Example, find_example
 from vadslim.checkpoint import load_checkpoint
 from vadslim.cli import UserError
-from vadslim.experiment import weights_of
+from vadslim.experiment import note_image_norm, weights_of
 from vadslim.hooks.slim_model import checkpoint_structure, without_pretrained
 from vadslim.hooks.structure_hook import differences, shorten
 from vadslim.options import load_config, merge_texts
@@ -100,6 +100,8 @@ def load_network(path: Path, options: Sequence[str], checkpoint: Path | None, se
     content = {} if checkpoint is None else load_checkpoint(checkpoint)  # first: it fails fastest
     state = weights_of(content, checkpoint) if checkpoint is not None else None
     cfg = read_config(path, options)
+    if checkpoint is not None:
+        note_image_norm(cfg, content, checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     set_random_seed(seed)
     architecture, structure = _parts(cfg)

@@ -11,8 +11,8 @@ import numpy as np
 from vadslim.nuscenes_data import geometry
 from vadslim.vad.boxes import bottom_centered, wrap_yaw
 
-ATTRIBUTES = ('fut_trajs', 'fut_masks', 'fut_goal', 'lcf_feat', 'fut_yaw')
-NUM_ATTRIBUTES = 34  # 6 x 2 + 6 + 1 + 9 + 6
+ATTRIBUTES = {'fut_trajs': 12, 'fut_masks': 6, 'fut_goal': 1, 'lcf_feat': 9, 'fut_yaw': 6}  # name -> numbers
+NUM_ATTRIBUTES = sum(ATTRIBUTES.values())
 EGO_FIELDS = ('his_trajs', 'fut_trajs', 'fut_masks', 'fut_cmd', 'lcf_feat')
 
 _IN_ROOT = re.compile(r'(?:^|/)((?:samples|sweeps)/.+)$')
@@ -78,13 +78,13 @@ def agents(info: dict, class_names: Sequence[str], use_valid_flag: bool) -> dict
         gt_labels_3d (N,) int64, gt_attr_labels (N, 34) float32: future offsets (6 x 2), masks (6), goal
         class, x, y, heading, vx, vy, w, l, h, category, and future turns (6).
     """
-    keep = np.asarray(info['valid_flag'] if use_valid_flag else info['num_lidar_pts'] > 0, dtype=bool)
-    velocity = np.nan_to_num(info['gt_velocity'][keep])
-    boxes = bottom_centered(np.concatenate([info['gt_boxes'][keep], velocity], axis=1))
+    keep = np.asarray(info['valid_flag'] if use_valid_flag else np.asarray(info['num_lidar_pts']) > 0, dtype=bool)
+    gt_boxes = np.asarray(info['gt_boxes'], dtype=np.float64).reshape(-1, 7)[keep]
+    velocity = np.nan_to_num(np.asarray(info['gt_velocity'], dtype=np.float64).reshape(-1, 2)[keep])
+    boxes = bottom_centered(np.concatenate([gt_boxes, velocity], axis=1))
     boxes[:, 6] = wrap_yaw(boxes[:, 6])
     labels = {name: i for i, name in enumerate(class_names)}
-    columns = [np.asarray(info[f'gt_agent_{name}'])[keep] for name in ATTRIBUTES]
-    columns = [column if column.ndim == 2 else column[:, None] for column in columns]
+    columns = [np.reshape(info[f'gt_agent_{name}'], (len(keep), width))[keep] for name, width in ATTRIBUTES.items()]
     attributes = np.concatenate(columns, axis=1, dtype=np.float32)
     return {
         'gt_bboxes_3d': boxes.astype(np.float32),

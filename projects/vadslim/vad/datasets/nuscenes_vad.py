@@ -141,6 +141,8 @@ class VADNuScenesDataset(BaseDataset):
     def load_data_list(self) -> list[dict]:
         """Frames scene by scene, scenes and frames in the order of time."""
         content = load_info(self.ann_file)
+        if isinstance(content, list):
+            content = {'infos': content}
         records = content.get('infos') if isinstance(content, dict) else None
         if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
             raise UserError(f'{self.ann_file}: not an info file of VAD (no list "infos")')
@@ -149,7 +151,8 @@ class VADNuScenesDataset(BaseDataset):
         missing = [key for key in _NEEDED if any(key not in record for record in records)]
         if missing:
             raise UserError(f'{self.ann_file}: not an info file of VAD (without {", ".join(missing)})')
-        self._metainfo |= {k: v for k, v in content.get('metadata', {}).items() if k not in self._metainfo}
+        metadata = content.get('metadata') or {}
+        self._metainfo |= {k: v for k, v in metadata.items() if k not in self._metainfo}
         if not (first := Path(self._images(records[0])[0])).is_file():
             raise UserError(f'{first}: no such image; data_root must be the folder of nuScenes')
         if self.with_map:

@@ -213,7 +213,9 @@ class DetectionTask:
         return filter_eval_boxes(nusc, boxes, radius)
 
 
-_REMEDY = 'or leave detection out: --cfg-options test_evaluator.tasks="[map,motion,planning]" (val_evaluator when training)'
+_REMEDY = (
+    'or leave detection out: --cfg-options test_evaluator.tasks="[map,motion,planning]" (val_evaluator when training)'
+)
 
 
 class _Tables(NuScenes):

@@ -172,7 +172,7 @@ def test_slim_config_works_as_any(toy, slim, tmp_path, capsys):
 
 def test_old_flags_and_results(toy, tmp_path, capsys):
     out = tmp_path / 'results.pkl'
-    flags = ['--eval', 'bbox', '--tmpdir', tmp_path / 'tmp', '--launcher', 'none', '--local_rank', '0']
+    flags = ['--eval', 'segm', '--tmpdir', tmp_path / 'tmp', '--launcher', 'none', '--local_rank', '0']
     assert run_test(*toy_argv(toy, tmp_path), *flags, '--out', out) == 0
     assert '--eval has no effect' in capsys.readouterr().err
     results = pickle.loads(out.read_bytes())
@@ -251,6 +251,8 @@ def test_mistakes_of_test(toy, tmp_path, capsys):
         ([*toy_argv(toy, tmp_path), '--out', 'x.txt'], 'must end with'),
         ([*toy_argv(toy, tmp_path), '--out', tmp_path / 'no' / 'x.pkl'], 'no such folder'),
         ([*toy_argv(toy, tmp_path), '--format-only'], 'give --out'),
+        ([*toy_argv(toy, tmp_path), '--format-only', '--json_dir', 'j', '--out', 'x.json'], 'computes no metrics'),
+        ([*toy_argv(toy, tmp_path), '--json_dir', str(tmp_path)], 'no metric of'),
     ]:
         assert run_test(*argv) == 2
         (line,) = capsys.readouterr().err.splitlines()

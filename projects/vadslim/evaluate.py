@@ -13,10 +13,8 @@ from .cli import Parser, UserError, add_config_options, add_machine_options, run
 PREDICTIONS = ('.pkl', '.pickle')
 # options of VAD's own test.py that MMEngine has no use for, and where their meaning went
 WITHOUT_EFFECT = {
-    'eval': 'the config names the metrics (test_evaluator)',
     'eval_options': 'the config names the metrics (test_evaluator)',
     'gpu_collect': 'the metrics collect results by themselves',
-    'json_dir': '--out FILE.json writes the metrics',
     'show': 'pictures are drawn by the config (visualizer and its hooks)',
     'show_dir': 'pictures are drawn by the config (visualizer and its hooks)',
 }
@@ -31,15 +29,15 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='where the log goes (default: ./work_dirs/NAME)')
     parser.add_argument('--out', metavar='FILE', help='write the predictions (.pkl, .pickle) or the metrics (.json)')
-    parser.add_argument('--format-only', action='store_true', help='write predictions to --out, compute no metric')
+    parser.add_argument('--format-only', action='store_true', help='write predictions only, to --out or --json_dir')
     parser.add_argument('--tmpdir', help='where several processes exchange results')
     parser.add_argument('--fuse-conv-bn', action='store_true', help='fold batch norms into convolutions')
     parser.add_argument('--seed', type=int, default=0, help='random seed')
     parser.add_argument('--deterministic', action='store_true', help='deterministic algorithms, where there are any')
-    parser.add_argument('--eval', nargs='+', help='accepted: the config names the metrics')
+    parser.add_argument('--eval', nargs='+', help='accepted: the config names the metrics; bbox was the one choice')
     parser.add_argument('--eval-options', nargs='+', help=argparse.SUPPRESS)
     parser.add_argument('--gpu-collect', action='store_true', help=argparse.SUPPRESS)
-    parser.add_argument('--json_dir', '--json-dir', help=argparse.SUPPRESS)
+    parser.add_argument('--json_dir', '--json-dir', metavar='DIR', help='write predictions to DIR/results_nusc.json')
     parser.add_argument('--show', action='store_true', help=argparse.SUPPRESS)
     parser.add_argument('--show-dir', help=argparse.SUPPRESS)
     add_config_options(parser)
@@ -47,8 +45,10 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith((*PREDICTIONS, '.json')):
         raise UserError(f'--out {args.out}: its name must end with .pkl or .pickle (predictions) or .json (metrics)')
-    if args.format_only and not (args.out and args.out.endswith(PREDICTIONS)):
-        raise UserError('--format-only writes predictions: give --out FILE.pkl')
+    if args.format_only and not (args.json_dir or (args.out and args.out.endswith(PREDICTIONS))):
+        raise UserError('--format-only writes predictions: give --out FILE.pkl or --json_dir DIR')
+    if args.format_only and args.out and not args.out.endswith(PREDICTIONS):
+        raise UserError(f'--format-only computes no metrics for --out {args.out}')
     if args.format_only and args.eval:
         raise UserError('--eval and --format-only: choose one')
     if args.out and not Path(args.out).absolute().parent.is_dir():
@@ -73,6 +73,8 @@ def main(argv: Sequence[str]) -> int | None:
     check_file(args.checkpoint)
     if machine.processes:
         return torchrun('vadslim.evaluate', argv, machine.processes)
+    if args.eval and args.eval != ['bbox']:
+        say('note: --eval has no effect: the config names the metrics (test_evaluator)')
     for name, reason in WITHOUT_EFFECT.items():
         if getattr(args, name):
             say(f'note: --{name.replace("_", "-")} has no effect: {reason}')
@@ -99,12 +101,14 @@ def evaluate(args: argparse.Namespace, metrics: Sequence[Any] = (), launcher: st
     from . import experiment
 
     cfg = _config(args, launcher)
-    if args.format_only:
+    if args.format_only and not args.json_dir:
         cfg.test_evaluator = []
     runner = Runner.from_cfg(cfg)
     if args.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
     evaluator = runner.build_evaluator(runner._test_evaluator)
+    if args.json_dir:
+        _write_results(evaluator, args)
     evaluator.metrics.extend(metrics)
     runner._test_evaluator = evaluator
     temporary = None
@@ -130,6 +134,17 @@ def evaluate(args: argparse.Namespace, metrics: Sequence[Any] = (), launcher: st
             experiment.write_text(args.out, json.dumps(results, indent=1, default=float) + '\n')
         say(f'written: {args.out}')
     return results
+
+
+def _write_results(evaluator: Any, args: argparse.Namespace) -> None:
+    """Ask the metrics that can do it for ``--json_dir``; the others go with ``--format-only``."""
+    writers = [metric for metric in evaluator.metrics if hasattr(metric, 'write_results')]
+    if not writers:
+        raise UserError(f'--json_dir: no metric of {args.config} writes result files; VADNuScenesMetric does')
+    for metric in writers:
+        metric.write_results(args.json_dir, only=args.format_only)
+    if args.format_only:
+        evaluator.metrics = writers
 
 
 def _config(args: argparse.Namespace, launcher: str) -> Any:

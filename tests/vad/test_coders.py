@@ -77,7 +77,13 @@ def one_sample(scores, centres=None):
     if centres is not None:
         boxes[0, 0][:, [0, 1, 4]] = torch.tensor(centres)
     trajs = torch.arange(len(scores)).float()[None, None, :, None, None].expand(1, 1, -1, 6, 12)
-    return {'all_cls_scores': logits, 'all_bbox_preds': boxes, 'all_traj_preds': trajs}
+    modes = trajs[..., 0].logit(eps=0.1)
+    return {
+        'all_cls_scores': logits,
+        'all_bbox_preds': boxes,
+        'all_traj_preds': trajs,
+        'all_traj_cls_scores': modes,
+    }
 
 
 def decode(outputs, **changes):
@@ -89,6 +95,7 @@ def test_range_limits_the_gravity_centre_and_z_becomes_the_bottom():
     assert decoded.labels_3d.tolist() == [0, 2]
     assert decoded.bboxes_3d[:, 2].tolist() == [9.5, -10.5]  # exp(0) = 1 m high
     assert decoded.trajs_3d[:, 0, 0].tolist() == [0, 2]
+    torch.testing.assert_close(decoded.traj_scores_3d[:, 0], torch.tensor([0.1, 0.9]))  # of queries 0 and 2
 
 
 def test_scores_come_best_first():

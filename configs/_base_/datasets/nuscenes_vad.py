@@ -73,5 +73,5 @@ val_dataloader = dict(
         test_mode=True))
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type='VADNuScenesMetric')
+val_evaluator = dict(type='VADNuScenesMetric', tasks=['detection', 'motion', 'planning'])
 test_evaluator = val_evaluator

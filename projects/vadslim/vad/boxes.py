@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from vadslim.nuscenes_data.geometry import heading_to_yaw, yaw_to_heading
+from vadslim.nuscenes_data.geometry import heading_to_yaw, quaternion_product, transform, yaw_to_heading
 
 if TYPE_CHECKING:
     from mmdet3d.structures import LiDARInstance3DBoxes
@@ -98,6 +99,27 @@ def to_nuscenes_boxes(
             )
         )
     return result
+
+
+def to_global(boxes: np.ndarray, lidar2global: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """VAD boxes (N, 9) -> the numbers of the devkit in the global frame, all boxes at once.
+
+    Args:
+        boxes: in the LiDAR frame.
+        lidar2global: (4, 4) pose of the LiDAR, which may be tilted.
+
+    Returns:
+        gravity centres (N, 3) in metres, w, l, h (N, 3), quaternions w, x, y, z (N, 4), velocities vx, vy (N, 2) in
+        m/s; float64.
+    """
+    boxes = np.asarray(boxes, dtype=np.float64)
+    rotation = lidar2global[:3, :3]
+    size = boxes[:, 3:6].copy()
+    centre = boxes[:, :3] + size * [0, 0, 0.5]
+    half = yaw_to_heading(boxes[:, 6]) / 2
+    heading = np.stack([np.cos(half), 0 * half, 0 * half, np.sin(half)], axis=1)
+    pose = np.roll(Rotation.from_matrix(rotation).as_quat(), 1)  # scipy has w last
+    return transform(lidar2global, centre), size, quaternion_product(pose, heading), boxes[:, 7:9] @ rotation[:2, :2].T
 
 
 def from_nuscenes_boxes(boxes: Sequence[Box]) -> np.ndarray:

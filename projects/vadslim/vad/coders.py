@@ -130,22 +130,27 @@ class VADBoxCoder(_TopKCoder):
 
         Args:
             outputs: ``all_cls_scores`` (L, B, Q, num_classes) logits, ``all_bbox_preds`` (L, B, Q, 10),
-                ``all_traj_preds`` (L, B, Q, M, 2 * T) offsets per step in metres.
+                ``all_traj_preds`` (L, B, Q, M, 2 * T) offsets per step in metres, ``all_traj_cls_scores`` (L, B,
+                Q, M) logits.
 
         Returns:
-            per sample ``bboxes_3d`` (K, 9) with z of the **bottom**, ``scores_3d`` (K,), ``labels_3d`` (K,)
-            and ``trajs_3d`` (K, M, 2 * T), best first.
+            per sample ``bboxes_3d`` (K, 9) with z of the **bottom**, ``scores_3d`` (K,), ``labels_3d`` (K,),
+            ``trajs_3d`` (K, M, 2 * T) and ``traj_scores_3d`` (K, M) in [0, 1], best first.
         """
-        keys = ('all_cls_scores', 'all_bbox_preds', 'all_traj_preds')
+        keys = ('all_cls_scores', 'all_bbox_preds', 'all_traj_preds', 'all_traj_cls_scores')
         return [self._decode_sample(*sample) for sample in zip(*(outputs[key][-1].float() for key in keys))]
 
-    def _decode_sample(self, logits: Tensor, code: Tensor, trajs: Tensor) -> InstanceData:
+    def _decode_sample(self, logits: Tensor, code: Tensor, trajs: Tensor, modes: Tensor) -> InstanceData:
         scores, labels, query = self._best(logits)
         boxes = denormalize_boxes(code[query])
         keep = self._kept(scores, boxes[:, :3])  # the range limits the gravity centre
         boxes[:, 2] -= boxes[:, 5] * 0.5
         return InstanceData(
-            bboxes_3d=boxes[keep], scores_3d=scores[keep], labels_3d=labels[keep], trajs_3d=trajs[query][keep]
+            bboxes_3d=boxes[keep],
+            scores_3d=scores[keep],
+            labels_3d=labels[keep],
+            trajs_3d=trajs[query][keep],
+            traj_scores_3d=modes.sigmoid()[query][keep],
         )
 
 

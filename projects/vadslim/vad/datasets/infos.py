@@ -29,10 +29,14 @@ def resolve_path(recorded: str, data_root: str | Path) -> str:
     return str(Path(data_root) / match.group(1)) if match else recorded
 
 
+def ego2global(info: dict) -> np.ndarray:
+    """(4, 4) pose of the vehicle at the time of the LiDAR's scan."""
+    return geometry.rigid(info['ego2global_rotation'], info['ego2global_translation'])
+
+
 def lidar2global(info: dict) -> np.ndarray:
     """(4, 4) pose of the LiDAR."""
-    ego2global = geometry.rigid(info['ego2global_rotation'], info['ego2global_translation'])
-    return ego2global @ geometry.rigid(info['lidar2ego_rotation'], info['lidar2ego_translation'])
+    return ego2global(info) @ geometry.rigid(info['lidar2ego_rotation'], info['lidar2ego_translation'])
 
 
 def lidar2img(camera: dict) -> np.ndarray:

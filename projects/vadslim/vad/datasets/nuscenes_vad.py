@@ -70,7 +70,7 @@ class VADNuScenesDataset(BaseDataset):
         filter_empty_gt: in training, skip frames without agents or map elements.
         with_map: whether items have ``gt_map``.
         metainfo: ``classes`` (labels are positions in it); default: the ten classes of nuScenes in VAD's
-            order.
+            order. The data set adds what evaluation needs: ``data_root`` and the info file's ``version``.
         test_mode: see above.
         **kwargs: ``indices``, ``lazy_init``, ``serialize_data``, ``max_refetch`` of MMEngine's BaseDataset.
     """
@@ -113,6 +113,7 @@ class VADNuScenesDataset(BaseDataset):
             test_mode=test_mode,
             **kwargs,
         )
+        self._metainfo['data_root'] = str(data_root)  # for the metrics; given as metainfo it would be read as a file
 
     def _join_prefix(self) -> None:
         """A relative info file lies in the data root; a path that leads there from here (as in VAD's configs)
@@ -194,6 +195,7 @@ class VADNuScenesDataset(BaseDataset):
             'frame_idx': info['frame_idx'],
             'timestamp': info['timestamp'],
             'fut_valid_flag': bool(info['fut_valid_flag']),
+            'ego2global': infos.ego2global(info),
             'lidar2global': infos.lidar2global(info),
         }
         if 'gt_boxes' in info:  # the test set has none

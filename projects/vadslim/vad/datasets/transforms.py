@@ -218,6 +218,7 @@ class VADPackInputs(BaseTransform):
         'ori_shape',
         'img_path',
         'fut_valid_flag',
+        'ego2global',
         'lidar2global',
     )
 

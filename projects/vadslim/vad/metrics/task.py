@@ -16,6 +16,10 @@ class Task(Protocol):
     """Scores one sample at a time, then all of them together.
 
     What :meth:`score` returns goes through files and between processes: plain numbers and small arrays only.
+
+    A task that needs the data set has a method ``prepare(meta: Mapping)`` as well. It gets the data set's ``metainfo``
+    (``classes``, ``data_root``, ``version`` ...) once, before anything is scored, and raises UserError if the task
+    cannot be done.
     """
 
     name: str

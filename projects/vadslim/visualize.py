@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,19 +85,15 @@ def main(argv: Sequence[str]) -> None:
     cfg = load_config(args.config)
     merge_texts(cfg, args.cfg_options)
     folder = writable_folder(args.save_path, '--save-path')
-    from rich.console import Console
-    from rich.progress import track
-
     from .vad.results import read_results
 
     files = [args.result_path, *([args.compare] if args.compare else [])]
-    dataset = frames_of(cfg, args.config)
+    dataset = vad_dataset(cfg, 'test_dataloader', args.config, _filters, test_mode=True)
     results = [read_results(file) for file in files]
     shots = choose(dataset, dict(zip(files, results)), args)
-    console = Console(stderr=True)
     with contextlib.ExitStack() as stack:
         add = stack.enter_context(video(folder / VIDEO, args.fps)) if args.video else None
-        for shot in track(shots, 'drawing', console=console, disable=not console.is_terminal):
+        for shot in track_frames(shots):
             picture = draw(dataset, shot, results, args)
             write_picture(folder / f'{shot.scene:04d}_{shot.frame:03d}_{shot.token}.{args.format}', picture)
             if add is not None:
@@ -122,22 +118,50 @@ def writable_folder(path: str, option: str) -> Path:
     return folder
 
 
-def frames_of(cfg: Any, name: str) -> Any:
-    """The test data set of a config, its items without images: they are read at the size that is drawn."""
+def vad_dataset(cfg: Any, loader: str, name: str, change: Callable[[Any], Any], **options: Any) -> Any:
+    """Build a dataset of a config.
+
+    Args:
+        cfg: the config.
+        loader: key of the dataloader; without ``test_dataloader`` the one of ``val`` is taken.
+        name: of the config, for messages.
+        change: takes the pipeline's steps and returns those that are wanted.
+        options: put over the dataset's.
+
+    Raises:
+        UserError: there is none, its data are not there, or it is not VAD's.
+    """
     from mmengine.registry import DATASETS, init_default_scope
 
     from . import experiment
 
+    if loader == 'test_dataloader' and cfg.get(loader) is None:
+        loader = 'val_dataloader'
+    if cfg.get(loader) is None:
+        raise UserError(f'{name}: has no {loader}')
     init_default_scope('mmdet3d')
-    import vadslim.vad  # noqa: F401, registers the dataset
+    from .vad.datasets import VADNuScenesDataset
 
-    loader = next((key for key in ('test_dataloader', 'val_dataloader') if cfg.get(key)), None)
-    if loader is None:
-        raise UserError(f'{name}: has no test_dataloader')
     experiment.check_data(cfg, loader, name)
-    options = dict(cfg[loader].dataset)
-    filters = [step for step in options['pipeline'] if step['type'].startswith('CustomObject')]
-    return DATASETS.build({**options, 'pipeline': filters, 'test_mode': True})
+    wanted = dict(cfg[loader].dataset)
+    dataset = DATASETS.build({**wanted, 'pipeline': change(wanted.get('pipeline', ())), **options})
+    if not isinstance(dataset, VADNuScenesDataset):
+        raise UserError(f'{name}: {loader}.dataset is {wanted["type"]}; pictures are drawn of VADNuScenesDataset')
+    return dataset
+
+
+def _filters(steps: Sequence[Any]) -> list[Any]:
+    """The steps of a pipeline that choose agents: images are read at the size that is drawn."""
+    return [step for step in steps if step['type'].startswith('CustomObject')]
+
+
+def track_frames(frames: Sequence[Any]) -> Iterator[Any]:
+    """Go through frames with a progress bar, on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(frames, 'drawing', console=console, disable=not console.is_terminal)
 
 
 def choose(dataset: Any, results: Mapping[str, Mapping[str, Any]], args: argparse.Namespace) -> list[Shot]:
@@ -215,14 +239,13 @@ def draw(dataset: Any, shot: Shot, results: Sequence[Mapping[str, Any]], args: a
     told = command(item)
     if told is not None:
         views.append(truth(item))
-    depth, width = dataset.vector_map.patch_size
     return draw_frame(
         Cameras(
             [read_image(path) for path in item['img_path']], item['lidar2img'], [*map(camera_name, item['img_path'])]
         ),
         views,
         classes,
-        extent=(-width / 2, -depth / 2, width / 2, depth / 2),
+        extent=dataset.extent,
         header=f'scene {shot.scene}   frame {shot.frame}' + ('' if told is None else f'   command: {COMMANDS[told]}'),
         dpi=args.dpi,
         boxes_of=range(len(results)),

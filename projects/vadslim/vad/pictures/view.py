@@ -52,7 +52,7 @@ def truth(sample: Mapping[str, Any], title: str = 'ground truth') -> View:
     """What the annotations say.
 
     Args:
-        sample: a data sample, or the dataset's numbers of a frame without packing (``gt_bboxes_3d``, ...). Whatever
+        sample: a data sample as nested dicts, or the dataset's numbers of a frame without packing (``gt_bboxes_3d``, ...). Whatever
             it lacks (the test set has no annotation) stays empty.
         title: of the panel.
     """
@@ -88,10 +88,10 @@ def command(sample: Mapping[str, Any]) -> int | None:
 
 
 def predicted(sample: Mapping[str, Any], score_thr: float, map_score_thr: float, title: str = 'prediction') -> View:
-    """What a network said of a data sample (``pred_instances_3d``, ``pred_map``, ``pred_ego``).
+    """What a network said of a data sample, as nested dicts (``pred_instances_3d``, ``pred_map``, ``pred_ego``).
 
     Args:
-        sample: its ``gt_ego`` tells the command; without one the plan for going straight is taken.
+        sample: its ``gt_ego`` tells the command.
         score_thr: agents with a lower score are left out.
         map_score_thr: likewise, of map elements.
         title: of the panel.
@@ -101,16 +101,15 @@ def predicted(sample: Mapping[str, Any], score_thr: float, map_score_thr: float,
     boxes, trajectories = as_array(agents['bboxes_3d'])[keep], as_array(agents['trajs_3d'])[keep]
     futures = boxes[:, None, None, :2] + trajectories.reshape(*trajectories.shape[:2], STEPS, 2).cumsum(2)
     scored = zip(as_array(lines['labels']), as_array(lines['pts']), as_array(lines['scores']))
-    told = command(sample)
     plans = as_array(sample['pred_ego']['fut_preds']).cumsum(1)
     return View(
         title,
         boxes,
         as_array(agents['labels_3d'])[keep],
         futures,
-        np.full(futures.shape[:2], 1 / max(futures.shape[1], 1)),
+        as_array(agents['traj_scores_3d'])[keep],
         [(int(kind), points) for kind, points, score in scored if score >= map_score_thr],
-        plans[COMMANDS.index('straight') if told is None else told],
+        plans[_plan_of(command(sample))],
     )
 
 
@@ -154,8 +153,13 @@ def from_results(
             for line in lines
             if line['score'] >= map_score_thr and line['cls_name'] in MAP_CLASSES
         ],
-        None if plan is None else np.asarray(plan['plans'], float)[plan['command']],
+        None if plan is None else np.asarray(plan['plans'], float)[_plan_of(plan['command'])],
     )
+
+
+def _plan_of(told: int | None) -> int:
+    """Which of the plans is shown: the one for the command, the one for going straight where there is none."""
+    return COMMANDS.index('straight') if told is None else told
 
 
 def _lidar_boxes(rows: Sequence[Mapping[str, Any]], lidar2global: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ def draw_frame(
     width, height = figure.get_size_inches()
     edge, bottom = GAP, GAP + FOOTER
     figure.figimage(mosaic, edge * dpi, bottom * dpi)
-    figure.text(edge / width, 1 - HEADER / 2 / height, header, fontsize=10, va='center', color='#222222')
+    figure.text(edge / width, 1 - (HEADER - 4 / 72) / height, header, fontsize=9, va='baseline', color='#222222')
     for name, (x, y) in zip(cameras.names, corners):
         place = ((edge + (x / dpi) + 0.07) / width, 1 - (HEADER + y / dpi + 0.07) / height)
         label = name.replace('_', ' ').lower()
@@ -169,7 +169,8 @@ def _legend(
     for view, color in planned:
         entries[f'plan: {view.title}' if len(planned) > 1 else 'plan, 3 s'] = Line2D([], [], color=color, lw=2.2)
     if driven:
-        entries['driven'] = Line2D([], [], color=DRIVEN_COLOR, lw=1.1, ls=(0, (2.5, 1.5)))
+        dashed = dict(lw=1.1, ls=(0, (2.5, 1.5))) if planned else dict(lw=2.2)
+        entries['driven'] = Line2D([], [], color=DRIVEN_COLOR, **dashed)
     used = {colors[kind] for view in views for kind in view.kinds}
     for name, (color, _) in KINDS.items():
         if color in used:

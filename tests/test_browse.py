@@ -22,7 +22,7 @@ def test_pictures_of_both_splits(nano_config, tmp_path, capsys):
 
 def test_augmented_images_are_shown(nano_config, tmp_path):
     """Images at half their scale show the same scene, in coarser pixels."""
-    scale = 'train_dataloader.dataset.pipeline.1.scales=[0.1]'
+    scale = 'train_dataloader.dataset.pipeline.1.scales=[0.2]'
     assert run(nano_config, tmp_path / 'a', '--max-frames', 1) == 0
     assert run(nano_config, tmp_path / 'b', '--max-frames', 1, '--cfg-options', scale) == 0
     assert run(nano_config, tmp_path / 'c', '--max-frames', 1, '--skip-type', 'CustomObjectRangeFilter') == 0

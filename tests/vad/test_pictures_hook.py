@@ -2,6 +2,7 @@
 
 import cv2
 import pytest
+import torch
 
 from vadslim import cli, evaluate, train
 from vadslim.checkpoint import save_checkpoint
@@ -71,7 +72,7 @@ def test_a_missing_package_is_one_line(tool, config, tmp_path, capsys, monkeypat
     backend = dict(type='WandbVisBackend', init_kwargs=dict(mode='offline'))
     wandb.write_text(f"_base_ = {str(config)!r}\nvisualizer = dict(type='Visualizer', vis_backends=[{backend!r}])\n")
     monkeypatch.setattr('vadslim.experiment.find_spec', lambda package: None)
-    save_checkpoint({'state_dict': {'weight': __import__('torch').zeros(1)}}, tmp_path / 'a.pth')
+    save_checkpoint({'state_dict': {'weight': torch.zeros(1)}}, tmp_path / 'a.pth')
     main, more = (train.main, []) if tool == 'train' else (evaluate.main, [str(tmp_path / 'a.pth')])
     assert cli.run(main, [str(wandb), *more, '--work-dir', str(tmp_path / 'run')]) == 2
     assert 'error: visualizer.vis_backends: WandbVisBackend needs the package wandb' in capsys.readouterr().err

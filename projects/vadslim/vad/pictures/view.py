@@ -52,8 +52,8 @@ def truth(sample: Mapping[str, Any], title: str = 'ground truth') -> View:
     """What the annotations say.
 
     Args:
-        sample: a data sample as nested dicts, or the dataset's numbers of a frame without packing (``gt_bboxes_3d``, ...). Whatever
-            it lacks (the test set has no annotation) stays empty.
+        sample: a data sample as nested dicts, or the dataset's numbers of a frame before they are packed
+            (``gt_bboxes_3d``, ...). Whatever it lacks (the test set has no annotation) stays empty.
         title: of the panel.
     """
     parts: dict[str, Any] = {}

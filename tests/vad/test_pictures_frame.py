@@ -22,7 +22,7 @@ def cameras() -> Cameras:
 
 def has(picture: np.ndarray, color: str) -> bool:
     wanted = np.round(np.array(to_rgb(color)) * 255).astype(int)
-    return bool((abs(picture.astype(int) - wanted).max(-1) <= 45).any())
+    return bool((abs(picture.astype(int) - wanted).max(-1) <= 20).any())
 
 
 def seen(*views: View, **options) -> np.ndarray:
@@ -31,7 +31,7 @@ def seen(*views: View, **options) -> np.ndarray:
 
 def test_views_and_cameras_in_their_places():
     box = np.array([[3.0, 12.0, -1.8, 2.0, 4.5, 1.6, np.pi, 0, 0]])
-    line = [(1, np.array([[-5.0, -20], [5, -20]]))]
+    line = [(1, np.array([[-8.0, -25], [8, -12]]))]
     futures = np.array([[3.0, 12.0]]) + np.arange(1, 7)[:, None] * [0.0, 1.0]
     view = View('prediction', box, np.array([0]), futures[None, None], np.ones((1, 1)), line, PATH)
     picture = seen(view, View('ground truth', plan=PATH, driven=True))

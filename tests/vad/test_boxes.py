@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from nuscenes.utils.data_classes import Box
+from nuscenes.utils.geometry_utils import transform_matrix
 from pyquaternion import Quaternion
 
 from vadslim.vad import boxes as B
@@ -58,6 +59,34 @@ def test_meaning_of_the_numbers():
     np.testing.assert_allclose(row[:7], [0, 0, -0.5, 2, 4, 1, -np.pi])
     assert B.wrap_yaw(np.array([np.pi, -np.pi, 3 * np.pi, 0.5])).tolist() == [-np.pi, -np.pi, -np.pi, 0.5]
     assert B.wrap_yaw(torch.tensor([4.0])).item() == pytest.approx(4 - 2 * np.pi)
+
+
+def test_boxes_in_the_global_frame_are_those_of_the_devkit():
+    """Corners, headings and velocities, with a LiDAR that is turned and tilted."""
+    devkit = _random_devkit_boxes()
+    mount = Quaternion(axis=[0.1, -0.05, 1], radians=-1.5)
+    pose = Quaternion(axis=[0.02, 0.03, 1], radians=2.2)
+    matrix = transform_matrix([600, 1600, 1.5], pose) @ transform_matrix([0.9, 0, 1.8], mount)
+    centres, sizes, rotations, velocities = B.to_global(B.from_nuscenes_boxes(devkit), matrix)
+    for box, *numbers, velocity in zip(devkit, centres, sizes, rotations, velocities):
+        box.rotate(mount)
+        box.translate(np.array([0.9, 0, 1.8]))
+        box.rotate(pose)
+        box.translate(np.array([600, 1600, 1.5]))
+        ours = Box(*numbers[:2], Quaternion(numbers[2]))
+        np.testing.assert_allclose(ours.corners(), box.corners(), atol=1e-9)
+        np.testing.assert_allclose(ours.orientation.rotation_matrix, box.orientation.rotation_matrix, atol=1e-12)
+        np.testing.assert_allclose(velocity, box.velocity[:2], atol=1e-12)
+    assert [value.shape for value in B.to_global(np.zeros((0, 9)), matrix)] == [(0, 3), (0, 3), (0, 4), (0, 2)]
+
+
+def test_yaw_grows_clockwise_from_backwards():
+    """The devkit's heading (counter-clockwise from x) of boxes that face backwards, left, forwards, right."""
+    row = np.array([[0, 0, 0, 2, 4, 1, yaw, 0, 0] for yaw in (0, np.pi / 2, -np.pi, -np.pi / 2)])
+    headings = [box.orientation.yaw_pitch_roll[0] for box in B.to_nuscenes_boxes(row)]
+    np.testing.assert_allclose(np.exp(1j * np.array(headings)), [-1j, -1, 1j, 1], atol=1e-12)
+    quaternions = B.to_global(row, np.eye(4))[2]
+    np.testing.assert_allclose([Quaternion(q).yaw_pitch_roll[0] for q in quaternions], headings, atol=1e-12)
 
 
 def test_bottom_centered_copies():

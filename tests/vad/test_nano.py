@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -18,6 +19,7 @@ from vadslim.checkpoint import dump_info, load_info
 from vadslim.evaluate import evaluate, parse_args
 from vadslim.nuscenes_data import converter
 from vadslim.vad.blank_images import LOSSES, blank_images, mean_losses
+from vadslim.vad.results import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs' / 'VAD' / 'VAD_nano_synthetic.py'
@@ -79,6 +81,13 @@ def test_a_runner_trains_and_evaluates(config, tmp_path):
     for second in (1, 2, 3):
         assert 0 < history[f'val/plan_L2_{second}s'].current() < 100
         assert 0 <= history[f'val/plan_obj_box_col_{second}s'].current() <= 1
+    assert 0 <= history['val/pts_bbox_NuScenes/NDS'].current() <= 1
+    argv = f'{config} {tmp_path}/epoch_1.pth --work-dir {tmp_path} --json_dir {tmp_path}/json'.split()
+    metrics = evaluate(parse_args([*argv, '--format-only', '--cfg-options', 'test_dataloader.dataset.indices=[0,1]']))
+    assert not any('NuScenes' in name or 'plan' in name for name in metrics)
+    results = read_results(tmp_path / 'json' / 'results_nusc.json')
+    assert len(results['results']) == len(results['map_results']) == 2
+    assert all(np.shape(plan['plans']) == (3, 6, 2) for plan in results['plan_results'].values())
 
 
 def test_blank_images_are_blank_only_inside(config):

@@ -56,7 +56,7 @@ def test_metrics_equal_the_original(case, occupancy):
 
 @pytest.mark.parametrize('frame', [0, 1])
 def test_metrics_of_model_outputs_equal_the_original(frame):
-    evaluator = Evaluator([VADNuScenesMetric()])
+    evaluator = Evaluator([VADNuScenesMetric(tasks=('motion', 'planning'))])
     evaluator.process(data_samples=[small_sample(frame)])
     metrics = evaluator.evaluate(1)
     golden = arrays('golden_tiny_test_small.npz')
@@ -152,7 +152,7 @@ def test_the_plan_of_the_given_command_counts():
 
 
 def test_unknown_task():
-    with pytest.raises(ValueError, match="unknown task 'lanes', allowed: motion, planning"):
+    with pytest.raises(ValueError, match="unknown task 'lanes', allowed: detection, motion, planning"):
         VADNuScenesMetric(tasks=['lanes'])
 
 

@@ -37,7 +37,7 @@ def rank_main(rank: int, folder: str) -> None:
         sample.gt_instances_3d = sample.gt_instances_3d[:3]
         sample.gt_map = sample.gt_map[:0]
     losses = criterion()(train_outputs(), [sample])
-    metric = VADNuScenesMetric()
+    metric = VADNuScenesMetric(tasks=('motion', 'planning'))
     for i in SAMPLES[rank]:
         metric.process(None, [predicted(i)])
     torch.save({'losses': losses, 'metrics': metric.evaluate(7)}, f'{folder}/{rank}.pth')
@@ -65,7 +65,7 @@ def test_losses_are_divided_by_the_mean_number_of_matches(ranks):
 
 
 def test_metrics_equal_those_of_one_process(ranks):
-    metric = VADNuScenesMetric()
+    metric = VADNuScenesMetric(tasks=('motion', 'planning'))
     metric.process(None, [predicted(i) for i in range(7)])
     expected = metric.evaluate(7)
     assert expected['plan_L2_1s'] == pytest.approx((0 + 1 + 2 + 4 + 5 + 6) / 6, rel=1e-5)  # 3 does not count

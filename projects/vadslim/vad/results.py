@@ -75,7 +75,8 @@ def sample_results(sample: Mapping[str, Any], detections: Detections) -> dict[st
     boxes, trajs, modes = (
         as_array(agents[key])[detections.index] for key in ('bboxes_3d', 'trajs_3d', 'traj_scores_3d')
     )
-    futures = accumulate(trajs.reshape(*trajs.shape[:2], -1, 2), 2) + boxes[:, None, None, :2]
+    steps = trajs.reshape(*trajs.shape[:2], trajs.shape[2] // 2, 2)
+    futures = accumulate(steps, 2) + boxes[:, None, None, :2]
     records = [
         {**record, 'fut_traj': future, 'fut_score': scores}
         for record, future, scores in zip(detections.records(), _rounded(futures), _rounded(modes))

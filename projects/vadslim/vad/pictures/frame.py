@@ -95,18 +95,22 @@ def draw_frame(
         if i == 0:
             _scale_bar(axes, extent)
     handles, labels = _legend(views, plan_colors, colors, driven is not None)
-    figure.legend(
-        handles,
-        labels,
-        loc='center left',
-        bbox_to_anchor=(edge / width, (GAP + FOOTER) / 2 / height),
-        ncols=max(len(labels), 1),
-        frameon=False,
-        fontsize=8,
-        handlelength=1.6,
-        columnspacing=1.6,
-        borderaxespad=0,
-    )
+    for size in (8, 7, 6, 5):  # long names
+        legend = figure.legend(
+            handles,
+            labels,
+            loc='center left',
+            bbox_to_anchor=(edge / width, (GAP + FOOTER) / 2 / height),
+            ncols=len(labels),
+            frameon=False,
+            fontsize=size,
+            handlelength=1.6,
+            columnspacing=1.6,
+            borderaxespad=0,
+        )
+        if size == 5 or legend.get_window_extent(canvas.get_renderer()).width <= mosaic.shape[1]:
+            break
+        legend.remove()
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -160,7 +164,7 @@ def _mosaic(
 def _legend(
     views: Sequence[View], plan_colors: Sequence[str], colors: Sequence[str], driven: bool
 ) -> tuple[list, list[str]]:
-    """Handles and labels of everything that is in the picture."""
+    """Handles and labels of everything that can be in the picture."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -171,12 +175,11 @@ def _legend(
     if driven:
         dashed = dict(lw=1.1, ls=(0, (2.5, 1.5))) if planned else dict(lw=2.2)
         entries['driven'] = Line2D([], [], color=DRIVEN_COLOR, **dashed)
-    used = {colors[kind] for view in views for kind in view.kinds}
-    for name, (color, _) in KINDS.items():
-        if color in used:
+    for name, (color, _) in KINDS.items():  # the same in all frames: a video is to be calm
+        if color in colors:
             entries[name] = Patch(fc=f'{color}4d', ec=color)
-    for kind in sorted({kind for view in views for kind, _ in view.map_lines}):
-        entries[MAP_NAMES[kind]] = Line2D([], [], color=MAP_COLORS[kind])
+    for name, color in zip(MAP_NAMES, MAP_COLORS):
+        entries[name] = Line2D([], [], color=color)
     return list(entries.values()), list(entries)
 
 

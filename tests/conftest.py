@@ -28,3 +28,25 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp('synthetic') / 'nuscenes'
     generate(root, Settings(scenes=2, seed=0, samples=12))
     return root
+
+
+@pytest.fixture(scope='session')
+def nano_config(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """VAD-nano's config on the small data set; both scenes, 24 frames, are validated on. Treat it as read-only."""
+    from vadslim.checkpoint import dump_info, load_info
+    from vadslim.nuscenes_data import converter
+
+    folder = tmp_path_factory.mktemp('nano_config')
+    files = [path for path, _ in converter.convert(synthetic_root, folder, synthetic_root, 'v1.0-mini')]
+    infos = [info for file in files for info in load_info(file)['infos']]
+    dump_info({'infos': infos, 'metadata': {'version': 'v1.0-mini'}}, folder / 'both.pkl')
+    base = Path(__file__).parents[1] / 'configs' / 'VAD' / 'VAD_nano_synthetic.py'
+    data = f'data_root={str(synthetic_root)!r}, ann_file={str(folder / "both.pkl")!r}'
+    path = folder / 'nano.py'
+    path.write_text(
+        f'_base_ = {str(base)!r}\n'
+        f'train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict({data}))\n'
+        f'val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict({data}))\n'
+        'test_dataloader = val_dataloader\n'
+    )
+    return path

@@ -36,7 +36,7 @@ ARROWS = {
     'examples': TOOLKIT,
     'testing': TOOLKIT,
     **dict.fromkeys(COMMANDS, TOOLKIT | COMMANDS),
-    'demo': {'vad', *TOOLKIT, *COMMANDS},
+    **dict.fromkeys(('browse', 'demo', 'visualize'), {'vad', 'visualize', *TOOLKIT, *COMMANDS}),
 }
 HEAVY = {'mmcv', 'mmdet', 'mmdet3d', 'nuscenes'}  # belong to vad; nuscenes to nuscenes_data as well
 

@@ -163,6 +163,7 @@ def _config(args: argparse.Namespace, launcher: str) -> Any:
     if cfg.get('test_dataloader') is None:
         raise UserError(f'{args.config}: has no test_dataloader')
     experiment.check_data(cfg, 'test_dataloader', args.config)
+    experiment.check_backends(cfg)
     checkpoint = load_checkpoint(args.checkpoint)
     experiment.weights_of(checkpoint, args.checkpoint)  # says now if there are none
     experiment.note_image_norm(cfg, checkpoint, args.checkpoint)

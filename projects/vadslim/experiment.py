@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,17 @@ from .image_norm import SWAPS, ImageNorm, norm_of_config, preprocessor_places
 
 # packages whose registered classes a config that comes out of a checkpoint may name
 TRUSTED = {'mmengine', 'mmcv', 'mmdet', 'mmdet3d', 'vadslim'}
+
+# back ends of MMEngine's visualizer -> the packages that they import
+BACKENDS = {
+    'TensorboardVisBackend': 'tensorboard',
+    'WandbVisBackend': 'wandb',
+    'MLflowVisBackend': 'mlflow',
+    'ClearMLVisBackend': 'clearml',
+    'NeptuneVisBackend': 'neptune',
+    'DVCLiveVisBackend': 'dvclive',
+    'AimVisBackend': 'aim',
+}
 
 
 def bare(kind: Any) -> str:
@@ -73,6 +85,22 @@ def check_trainable(cfg: Config, name: StrPath) -> None:
         raise UserError(f'config {name}: its optim_wrapper (AmpOptimWrapper, mixed precision) needs a GPU')
     for loader in ('train_dataloader', 'val_dataloader'):
         check_data(cfg, loader, name)
+
+
+def check_backends(cfg: Config) -> None:
+    """Check that the packages of the visualizer's back ends are there: MMEngine would ask for them amid a run.
+
+    Raises:
+        UserError: one is not.
+    """
+    for backend in (cfg.get('visualizer') or {}).get('vis_backends') or ():
+        kind = bare(backend.get('type') if isinstance(backend, Mapping) else backend)
+        package = BACKENDS.get(kind)
+        if package is not None and find_spec(package) is None:
+            raise UserError(
+                f'visualizer.vis_backends: {kind} needs the package {package}, which is not installed; '
+                f'pip install {package}, or use LocalVisBackend'
+            )
 
 
 def check_data(cfg: Config, loader: str, name: StrPath) -> None:

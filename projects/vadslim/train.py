@@ -97,6 +97,7 @@ def build(args: argparse.Namespace, launcher: str) -> Any:
     _start_from(cfg, args, source, resumed)
     _set_switches(cfg, args, resumed)
     experiment.check_trainable(cfg, args.config or source)
+    experiment.check_backends(cfg)
     checkpoint = resumed or (_load(cfg.load_from) if cfg.get('load_from') else None)
     init_distributed(launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
     adapt_to_device(cfg, launcher)

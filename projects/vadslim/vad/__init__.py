@@ -16,6 +16,7 @@ from . import (  # noqa: F401
     losses,
     map_losses,
     metrics,
+    pictures,
     planning_losses,
     transformer,
     transformer_layer,

@@ -11,7 +11,7 @@ import numpy as np
 from vadslim.files import atomic_write
 from vadslim.nuscenes_data.geometry import yaw_to_heading
 
-MAP_COLORS = ('#e08214', '#5e3c99', '#1a9850')  # divider, pedestrian crossing, boundary
+MAP_COLORS = ('#8a94a6', '#5e3c99', '#1a9850')  # divider, pedestrian crossing, boundary
 MAP_NAMES = ('divider', 'crossing', 'road edge')
 PATH_COLORS = ('#1f78b4', '#e31a1c', '#ff9f1c', '#6a3d9a')
 EGO_SIZE = (1.85, 4.084)  # width, length (m) of the nuScenes car

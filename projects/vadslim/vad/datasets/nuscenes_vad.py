@@ -170,6 +170,12 @@ class VADNuScenesDataset(BaseDataset):
         records.sort(key=lambda r: (starts[r['scene_token']], r['scene_token'], r['timestamp']))
         return [{k: v for k, v in record.items() if k != 'sweeps'} for record in records]
 
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """What the map is cut to: x_min, y_min, x_max, y_max, metres in the LiDAR frame."""
+        depth, width = self.vector_map.patch_size
+        return (-width / 2, -depth / 2, width / 2, depth / 2)
+
     def scene_tokens(self) -> list[str]:
         """The scene of each item, for samplers that keep scenes whole."""
         return [self.get_data_info(i)['scene_token'] for i in range(len(self))]

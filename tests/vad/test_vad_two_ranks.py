@@ -12,6 +12,7 @@ from vad_goldens import HEAD_CFG, TRAIN_CFG, small_sample, train_outputs, train_
 import vadslim.vad.map_losses
 import vadslim.vad.planning_losses  # noqa: F401, registers the losses
 from vadslim.checkpoint import dump_info
+from vadslim.vad.datasets.nuscenes_vad import CLASSES
 from vadslim.vad.losses import VADCriterion
 from vadslim.vad.metrics import VADNuScenesMetric
 
@@ -56,8 +57,8 @@ def rank_main(rank: int, folder: str) -> None:
         sample.gt_instances_3d = sample.gt_instances_3d[:3]
         sample.gt_map = sample.gt_map[:0]
     losses = criterion()(train_outputs(), [sample])
-    metric = VADNuScenesMetric(['map', 'motion', 'planning'])
-    metric.dataset_meta = {'map_truth': map_truth(Path(folder))}
+    metric = VADNuScenesMetric(tasks=('map', 'motion', 'planning'))
+    metric.dataset_meta = {'classes': CLASSES, 'map_truth': map_truth(Path(folder))}
     for i in SAMPLES[rank]:
         metric.process(None, [predicted(i)])
     torch.save({'losses': losses, 'metrics': metric.evaluate(7)}, f'{folder}/{rank}.pth')
@@ -86,8 +87,8 @@ def test_losses_are_divided_by_the_mean_number_of_matches(ranks):
 
 
 def test_metrics_equal_those_of_one_process(ranks, tmp_path):
-    metric = VADNuScenesMetric(['map', 'motion', 'planning'])
-    metric.dataset_meta = {'map_truth': map_truth(tmp_path)}
+    metric = VADNuScenesMetric(tasks=('map', 'motion', 'planning'))
+    metric.dataset_meta = {'classes': CLASSES, 'map_truth': map_truth(tmp_path)}
     metric.process(None, [predicted(i) for i in range(7)])
     expected = metric.evaluate(7)
     assert expected['plan_L2_1s'] == pytest.approx((0 + 1 + 2 + 4 + 5 + 6) / 6, rel=1e-5)  # 3 does not count

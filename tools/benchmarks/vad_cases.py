@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vadslim.pruning import Group, StructuredPruner, check_group, find_groups, make_structure, resize
 from vadslim.registry import MODELS
-from vadslim.slimming.network import examples, load_network
+from vadslim.slimming.network import load_network
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'VAD'
 RATIO = 0.3
@@ -33,7 +33,7 @@ class Case:
 def cases() -> list[Case]:
     """Every case, on VAD-nano with random weights; the last on VAD-tiny's image backbone."""
     network = load_network(CONFIGS / 'VAD_nano_synthetic.py', [], None, 0, 'cpu')
-    model, run = network.model, examples(network)[0].run
+    model, run = network.model, network.examples[0].run
     with torch.no_grad():
         for tensor in model.parameters():  # some start at zero, and hide what feeds them
             tensor += 0.05 * torch.randn_like(tensor)

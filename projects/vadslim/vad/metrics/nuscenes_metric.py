@@ -51,7 +51,7 @@ class VADNuScenesMetric(BaseMetric):
     def dataset_meta(self, meta: dict) -> None:
         """The data set's ``metainfo``. Tasks that need it say now what is missing, before the network runs."""
         self._dataset_meta = meta
-        self._detection.classes = meta.get('classes', ())
+        self._detection.classes = meta['classes']
         for task in self.tasks:
             if hasattr(task, 'prepare'):
                 task.prepare(meta)

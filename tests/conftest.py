@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import functools
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,29 @@ def no_default_scope_from_elsewhere() -> Iterator[None]:
     DefaultScope._instance_dict.clear()
     yield
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture(scope='session', autouse=True)
+def asked_once() -> Iterator[None]:
+    """What each Runner asks anew, and gets the same answer to: the versions of compilers (a second) and, with each
+    checkpoint, the config as formatted text (a second for VAD's, many for one that holds a structure).
+    """
+    from mmengine.config import config
+    from mmengine.runner import runner
+
+    known: dict[str, tuple[str, bool]] = {}
+
+    def format_once(text: str, **style: object) -> tuple[str, bool]:
+        key = f'{text} {style}'
+        if key not in known:
+            known[key] = format_code(text, **style)
+        return known[key]
+
+    format_code, collect_env = config.FormatCode, functools.cache(runner.collect_env)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, 'FormatCode', format_once)
+        patch.setattr(runner, 'collect_env', lambda: dict(collect_env()))
+        yield
 
 
 @pytest.fixture(scope='session')

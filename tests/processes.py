@@ -9,6 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+
 
 class Forked:
     """A command in a fork of this process, which need not import torch anew; otherwise as a ``Popen`` with pipes.
@@ -37,6 +41,8 @@ class Forked:
             for end in (end for pipe in pipes for end in pipe):
                 os.close(end)
             sys.stdout, sys.stderr = os.fdopen(1, 'w'), os.fdopen(2, 'w')
+            for kind in (MMLogger, MessageHub, DefaultScope, Visualizer):  # what this process's Runners have left
+                kind._instance_dict.clear()
             os.environ.update(env or {})
             os.chdir(cwd or '.')
             if before:

@@ -1,6 +1,8 @@
 """What all tests share."""
 
+import fcntl
 import functools
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +51,11 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic nuScenes of one train and one val scene with 12 key frames each; treat it as read-only."""
     from vadslim.nuscenes_data.synthetic import Settings, generate
 
-    root = tmp_path_factory.mktemp('synthetic') / 'nuscenes'
-    generate(root, Settings(scenes=2, seed=0, samples=12))
+    folder = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:  # all workers share one: it takes a quarter of a minute
+        folder = folder.parent
+    root = folder / 'synthetic' / 'nuscenes'
+    with (folder / 'synthetic.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed; the next one finds the dataset whole
+        generate(root, Settings(scenes=2, seed=0, samples=12))
     return root

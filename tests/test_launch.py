@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import torch
 from processes import Forked
 from vadslim import cli, train
 from vadslim.cli import UserError
-from vadslim.launch import choose_machine
+from vadslim.launch import choose_machine, torchrun
 from vadslim.testing import write_toy_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,22 +94,18 @@ def test_which_gpus_are_visible(monkeypatch, gpus, ids, launcher, device, visibl
 
 # --- real processes -----------------------------------------------------------------------------------------
 
-STARTER = """
-import sys
-from vadslim import cli, launch
-sys.exit(cli.run(lambda argv: launch.torchrun('worker', argv, 2)))
-"""
 
-
-def start(folder, worker=None, argv=()):
-    """Two processes of a module that imports this of vadslim: they end as a rank does."""
-    program = [sys.executable, '-c', STARTER]
-    if worker:
-        (folder / 'worker.py').write_text(f'import os, sys, time\nfrom vadslim import cli\n{worker}')
+def start(folder, main, argv=()):
+    """A command that starts processes, which find this vadslim and what is in the folder."""
     path = os.pathsep.join([str(ROOT / 'projects'), str(folder)])
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path}
-    options = {'cwd': folder, 'env': env, 'text': True, 'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
-    return subprocess.Popen([*program, *argv] if worker else [sys.executable, *argv], **options)
+    env = {'OMP_NUM_THREADS': '1', 'PYTHONPATH': path}
+    return Forked(lambda argv: cli.run(main, argv), argv, folder, env)
+
+
+def start_workers(folder, worker):
+    """Two processes of a module that imports this of vadslim: they end as a rank does."""
+    (folder / 'worker.py').write_text(f'import os, sys, time\nfrom vadslim import cli\n{worker}')
+    return start(folder, lambda argv: torchrun('worker', argv, 2))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +124,7 @@ def main(argv):
 
 sys.exit(cli.run(main))
 """
-    process = start(tmp_path, worker)
+    process = start_workers(tmp_path, worker)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert err.strip().splitlines() == [words]
@@ -143,7 +137,7 @@ def main(argv):
 
 sys.exit(cli.run(main))
 """
-    process = start(tmp_path, worker)
+    process = start_workers(tmp_path, worker)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert err.strip().splitlines() == ['error: no such data']
@@ -152,11 +146,8 @@ sys.exit(cli.run(main))
 @pytest.mark.parametrize('processes', [1, 2])
 def test_ctrl_c_in_training_leaves_one_line_and_no_process(tmp_path, processes):
     write_toy_config(tmp_path / 'toy.py', tmp_path / 'run', epochs=1000)
-    argv = ['toy.py', '--gpus', str(processes), '--cfg-options', 'train_dataloader.num_workers=1']
-    if processes == 1:
-        process = Forked(lambda argv: cli.run(train.main, argv), argv, tmp_path)
-    else:
-        process = start(tmp_path, argv=[ROOT / 'tools' / 'train.py', *argv])
+    argv = ['toy.py', '--gpus', processes, '--cfg-options', 'train_dataloader.num_workers=1']
+    process = start(tmp_path, train.main, argv)
     while not (tmp_path / 'run' / 'epoch_2.pth').exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)

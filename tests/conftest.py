@@ -13,6 +13,12 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long go first: at the end no process works alone on one."""
+    slow = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope='module', autouse=True)
 def no_default_scope_from_elsewhere() -> Iterator[None]:
     """A Runner leaves its default scope behind, and registries of other packages would follow it."""

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from processes import Forked
-from vadslim import cli, train
+from vadslim import cli
 from vadslim.cli import UserError
 from vadslim.launch import choose_machine, torchrun
 from vadslim.testing import write_toy_config
@@ -95,17 +97,15 @@ def test_which_gpus_are_visible(monkeypatch, gpus, ids, launcher, device, visibl
 # --- real processes -----------------------------------------------------------------------------------------
 
 
-def start(folder, main, argv=()):
-    """A command that starts processes, which find this vadslim and what is in the folder."""
-    path = os.pathsep.join([str(ROOT / 'projects'), str(folder)])
-    env = {'OMP_NUM_THREADS': '1', 'PYTHONPATH': path}
-    return Forked(lambda argv: cli.run(main, argv), argv, folder, env)
+def environment(folder):
+    """Processes find this vadslim and what is in the folder."""
+    return {'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join([str(ROOT / 'projects'), str(folder)])}
 
 
 def start_workers(folder, worker):
     """Two processes of a module that imports this of vadslim: they end as a rank does."""
     (folder / 'worker.py').write_text(f'import os, sys, time\nfrom vadslim import cli\n{worker}')
-    return start(folder, lambda argv: torchrun('worker', argv, 2))
+    return Forked(lambda _: cli.run(lambda argv: torchrun('worker', argv, 2), []), [], folder, environment(folder))
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,10 @@ sys.exit(cli.run(main))
 @pytest.mark.parametrize('processes', [1, 2])
 def test_ctrl_c_in_training_leaves_one_line_and_no_process(tmp_path, processes):
     write_toy_config(tmp_path / 'toy.py', tmp_path / 'run', epochs=1000)
-    argv = ['toy.py', '--gpus', processes, '--cfg-options', 'train_dataloader.num_workers=1']
-    process = start(tmp_path, train.main, argv)
+    argv = [ROOT / 'tools' / 'train.py', 'toy.py', '--gpus', str(processes)]
+    argv += ['--cfg-options', 'train_dataloader.num_workers=1']
+    options = {'cwd': tmp_path, 'env': {**os.environ, **environment(tmp_path)}, 'text': True}
+    process = subprocess.Popen([sys.executable, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
     while not (tmp_path / 'run' / 'epoch_2.pth').exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)

@@ -16,9 +16,10 @@ env:
 demo: env
 	$(PY) tools/demo.py $(ARGS)
 
-# Two processes with one thread each: two cores run more tests than they run threads. A file stays in one process.
+# Two processes with one thread each: two cores run more tests than they run threads. A file stays in one process;
+# slow ones go first.
 test: env
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: env
 	$(PY) -m ruff check .

@@ -1,5 +1,8 @@
 """What all tests share."""
 
+import fcntl
+import functools
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +11,12 @@ import pytest
 
 # A command that a shell starts in the background ignores Ctrl-C, and so do its children; the tests of Ctrl-C need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long go first: at the end no process works alone on one."""
+    slow = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -20,13 +29,41 @@ def no_default_scope_from_elsewhere() -> Iterator[None]:
     DefaultScope._instance_dict.clear()
 
 
+@pytest.fixture(scope='session', autouse=True)
+def asked_once() -> Iterator[None]:
+    """What each Runner asks anew, and gets the same answer to: the versions of compilers (a second) and, with each
+    checkpoint, the config as formatted text (a second for VAD's, many for one that holds a structure).
+    """
+    from mmengine.config import config
+    from mmengine.runner import runner
+
+    known: dict[str, tuple[str, bool]] = {}
+
+    def format_once(text: str, **style: object) -> tuple[str, bool]:
+        key = f'{text} {style}'
+        if key not in known:
+            known[key] = format_code(text, **style)
+        return known[key]
+
+    format_code, collect_env = config.FormatCode, functools.cache(runner.collect_env)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, 'FormatCode', format_once)
+        patch.setattr(runner, 'collect_env', lambda: dict(collect_env()))
+        yield
+
+
 @pytest.fixture(scope='session')
 def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic nuScenes of one train and one val scene with 12 key frames each; treat it as read-only."""
     from vadslim.nuscenes_data.synthetic import Settings, generate
 
-    root = tmp_path_factory.mktemp('synthetic') / 'nuscenes'
-    generate(root, Settings(scenes=2, seed=0, samples=12))
+    folder = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:  # all workers share one: it takes a quarter of a minute
+        folder = folder.parent
+    root = folder / 'synthetic' / 'nuscenes'
+    with (folder / 'synthetic.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed; the next one finds the dataset whole
+        generate(root, Settings(scenes=2, seed=0, samples=12))
     return root
 
 

@@ -1,5 +1,6 @@
 """One line for a user's mistake, wherever it was found."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -115,35 +116,52 @@ def test_a_worker_says_nothing_of_signals():
     assert (done.returncode, done.stderr) == (0, '')
 
 
+# Forked from one process, as the import of torch takes seconds; each child ends as a program does, by itself.
 LOADING = """
-import os, signal, sys
+import json, os, signal, sys
 from unittest import mock
 import torch
 from torch.utils.data import DataLoader
 from vadslim import cli
 
 def end(*args, **options):  # as if the signal came in the midst of it
-    os.kill(os.getpid(), signal.{name})
+    os.kill(os.getpid(), number)
 
 def main(argv):
-    with mock.patch('{place}', end):
+    with mock.patch(place, end):
         for _ in DataLoader(torch.ones(10000, 100), num_workers=1):
             pass
 
-sys.exit(cli.run(main))
+codes = []
+for case in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        place, number = case.rsplit('.', 1)
+        number = getattr(signal, number)
+        os.dup2(os.open(case, os.O_WRONLY | os.O_CREAT), 2)
+        sys.exit(cli.run(main))
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(codes))
 """
+SIGNALS = {'SIGINT': (130, 'interrupted\n'), 'SIGTERM': (143, '')}
+PLACES = [
+    'multiprocessing.connection.answer_challenge',  # the worker waits for it, to hand over a tensor
+    'multiprocessing.reduction.recv_handle',  # the worker sends one
+    'torch.utils.data.dataloader._utils.signal_handling._set_SIGCHLD_handler',  # the loader is half made
+]
 
 
-@pytest.mark.parametrize('name, code, words', [('SIGINT', 130, 'interrupted\n'), ('SIGTERM', 143, '')])
-@pytest.mark.parametrize(
-    'place',
-    [
-        'multiprocessing.connection.answer_challenge',  # the worker waits for it, to hand over a tensor
-        'multiprocessing.reduction.recv_handle',  # the worker sends one
-        'torch.utils.data.dataloader._utils.signal_handling._set_SIGCHLD_handler',  # the loader is half made
-    ],
-)
-def test_a_signal_amid_loading_has_no_other_words(name, code, words, place):
-    program = LOADING.format(name=name, place=place)
-    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (code, words)
+@pytest.fixture(scope='module')
+def loading(tmp_path_factory):
+    """place.signal -> (exit code, words)."""
+    folder = tmp_path_factory.mktemp('loading')
+    cases = [f'{place}.{name}' for place in PLACES for name in SIGNALS]
+    command = [sys.executable, '-c', LOADING, *cases]
+    codes = json.loads(subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300).stdout)
+    return {case: (code, (folder / case).read_text()) for case, code in zip(cases, codes, strict=True)}
+
+
+@pytest.mark.parametrize('name', SIGNALS)
+@pytest.mark.parametrize('place', PLACES)
+def test_a_signal_amid_loading_has_no_other_words(loading, name, place):
+    assert loading[f'{place}.{name}'] == SIGNALS[name]

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from processes import Forked
+from vadslim import cli
 from vadslim.cli import UserError
-from vadslim.launch import choose_machine
+from vadslim.launch import choose_machine, torchrun
 from vadslim.testing import write_toy_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,22 +96,16 @@ def test_which_gpus_are_visible(monkeypatch, gpus, ids, launcher, device, visibl
 
 # --- real processes -----------------------------------------------------------------------------------------
 
-STARTER = """
-import sys
-from vadslim import cli, launch
-sys.exit(cli.run(lambda argv: launch.torchrun('worker', argv, 2)))
-"""
+
+def environment(folder):
+    """Processes find this vadslim and what is in the folder."""
+    return {'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join([str(ROOT / 'projects'), str(folder)])}
 
 
-def start(folder, worker=None, argv=()):
+def start_workers(folder, worker):
     """Two processes of a module that imports this of vadslim: they end as a rank does."""
-    program = [sys.executable, '-c', STARTER]
-    if worker:
-        (folder / 'worker.py').write_text(f'import os, sys, time\nfrom vadslim import cli\n{worker}')
-    path = os.pathsep.join([str(ROOT / 'projects'), str(folder)])
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path}
-    options = {'cwd': folder, 'env': env, 'text': True, 'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
-    return subprocess.Popen([*program, *argv] if worker else [sys.executable, *argv], **options)
+    (folder / 'worker.py').write_text(f'import os, sys, time\nfrom vadslim import cli\n{worker}')
+    return Forked(lambda _: cli.run(lambda argv: torchrun('worker', argv, 2), []), [], folder, environment(folder))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +124,7 @@ def main(argv):
 
 sys.exit(cli.run(main))
 """
-    process = start(tmp_path, worker)
+    process = start_workers(tmp_path, worker)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert err.strip().splitlines() == [words]
@@ -141,7 +137,7 @@ def main(argv):
 
 sys.exit(cli.run(main))
 """
-    process = start(tmp_path, worker)
+    process = start_workers(tmp_path, worker)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert err.strip().splitlines() == ['error: no such data']
@@ -152,7 +148,8 @@ def test_ctrl_c_in_training_leaves_one_line_and_no_process(tmp_path, processes):
     write_toy_config(tmp_path / 'toy.py', tmp_path / 'run', epochs=1000)
     argv = [ROOT / 'tools' / 'train.py', 'toy.py', '--gpus', str(processes)]
     argv += ['--cfg-options', 'train_dataloader.num_workers=1']
-    process = start(tmp_path, argv=argv)
+    options = {'cwd': tmp_path, 'env': {**os.environ, **environment(tmp_path)}, 'text': True}
+    process = subprocess.Popen([sys.executable, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
     while not (tmp_path / 'run' / 'epoch_2.pth').exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)

@@ -1,6 +1,7 @@
 """The arrows between the parts of vadslim: who may import whom, and what each part can do without."""
 
 import ast
+import functools
 import subprocess
 import sys
 import textwrap
@@ -41,6 +42,9 @@ ARROWS = {
 HEAVY = {'mmcv', 'mmdet', 'mmdet3d', 'nuscenes'}  # belong to vad; nuscenes to nuscenes_data as well
 
 
+parse = functools.cache(ast.parse)  # each file is asked several questions
+
+
 def nodes(tree: ast.AST, called: bool) -> Iterator[tuple[ast.AST, bool]]:
     """Walk a tree; says of each node whether it stands inside a function."""
     for node in ast.iter_child_nodes(tree):
@@ -50,7 +54,7 @@ def nodes(tree: ast.AST, called: bool) -> Iterator[tuple[ast.AST, bool]]:
 
 def imports(source: str, package: str) -> Iterator[tuple[str, bool]]:
     """Yield (dotted name, whether at import time) of each import; ``package`` resolves the relative ones."""
-    for node, called in nodes(ast.parse(source), False):
+    for node, called in nodes(parse(source), False):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -148,7 +152,7 @@ def calls(path: Path, owner: str) -> list[str]:
     source = path.read_text(encoding='utf-8')
     used = [
         node.attr
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parse(source))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == owner
     ]
     return used + [name.removeprefix(f'{owner}.') for name, _ in imports(source, '')]
@@ -179,11 +183,16 @@ BLOCKED = """
     sys.meta_path.insert(0, Blocker())
 """
 EACH_IN_ITS_OWN_PROCESS = """
-    import importlib, traceback
+    import gc, importlib, jinja2, statistics, traceback
     import mmengine.runner, torch, torch_pruning  # once, before the forks
 
-    bad = 0
+    gc.disable()
+    gc.freeze()  # a collection in a child would copy all pages
+    bad, done = 0, set()
     for name in {modules!r}:
+        if name in done:
+            continue
+        reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             try:
@@ -191,7 +200,12 @@ EACH_IN_ITS_OWN_PROCESS = """
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)
+            # what this package has imported, it imports in the same order for whoever asks for one of them first
+            os.write(writing, ' '.join(other for other in sys.modules if other.startswith(name + '.')).encode())
             os._exit(0)
+        os.close(writing)
+        with open(reading) as pipe:
+            done.update(pipe.read().split())
         bad += os.waitpid(child, 0)[1] != 0
     sys.exit(bad)
 """

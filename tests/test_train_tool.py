@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 import torch
 
 from checkpoint_files import mmcv_like
+from processes import Forked
 from vadslim import cli, evaluate, train
 from vadslim.checkpoint import load_checkpoint, save_checkpoint
 from vadslim.hooks import config_to_text
@@ -43,10 +42,6 @@ def run_train(*argv):
 
 def run_test(*argv):
     return run(evaluate.main, *argv)
-
-
-def environment(**changes):
-    return {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT / 'projects'), **changes}
 
 
 def state(file):
@@ -95,14 +90,12 @@ def test_kill_and_resume_equals_uninterrupted(tmp_path):
     Config(config).dump(file)
     assert run_train(file) == 0
     killed = tmp_path / 'killed'
-    command = [sys.executable, ROOT / 'tools' / 'train.py', file, '--work-dir', killed]
-    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE)
+    process = Forked(lambda argv: cli.run(train.main, argv), [file, '--work-dir', killed])
     while not (killed / 'epoch_2.pth').exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    process.wait(120)
     assert not (killed / f'epoch_{epochs}.pth').exists()
     assert run_train(file, '--work-dir', killed, '--resume') == 0
     assert_same_weights(tmp_path / 'whole' / 'latest.pth', killed / 'latest.pth')

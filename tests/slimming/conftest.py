@@ -4,8 +4,32 @@ import os
 
 import pytest
 
+from vadslim.analysis import plots
 from vadslim.slimming import main
 from vadslim.testing import write_toy_config
+
+
+@pytest.fixture(scope='session')
+def drawn():
+    """Pictures that these tests have drawn already: (name of the function, its arguments) -> PNG."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def same_pictures_are_drawn_once(drawn, monkeypatch):
+    """Drawing takes a command the most time, and the same data always give the same bytes."""
+
+    def once(draw):
+        def drawing(*args):
+            key = draw.__name__, repr(args)
+            if key not in drawn:
+                drawn[key] = draw(*args)
+            return drawn[key]
+
+        return drawing
+
+    for name in ('widths_picture', 'parts_picture'):
+        monkeypatch.setattr(plots, name, once(getattr(plots, name)))
 
 
 @pytest.fixture

@@ -1,10 +1,7 @@
 """--levels: folders, limits, kill -9, distillation."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,7 +10,9 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
+from processes import Forked
 from vadslim.checkpoint import load_checkpoint, save_checkpoint
+from vadslim.slimming import main
 from vadslim.slimming.options import parse
 from vadslim.testing import ToyNet, write_toy_config
 
@@ -78,23 +77,22 @@ def test_a_second_run_does_nothing_and_another_recipe_is_refused(command, folder
 
 
 def test_kill_9_and_again_ends_with_the_same_result(folder, dense):
-    args = [sys.executable, '-m', 'vadslim.slimming', 'toy.py', dense, *LEVELS[:2], '--levels', '2', '--latency', '0']
+    args = ['toy.py', dense, *LEVELS[:2], '--levels', '2', '--latency', '0']
     args += ['--fine-tune', '--fine-tune-epochs', '2', '--importance', 'Taylor', '--batches', '2']
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    assert subprocess.run([*args, '--output-dir', 'whole'], env=environment, timeout=120).returncode == 0
+    assert Forked(main, [*args, '--output-dir', 'whole'], folder).wait(120) == 0
     for seen in (
         'level_1/fine_tuned/epoch_1.pth',
         'level_2/vad_structured_pruned.pth',
         'level_2/fine_tuned/epoch_1.pth',
     ):
-        process = subprocess.Popen([*args, '--output-dir', 'out'], env=environment)
+        process = Forked(main, [*args, '--output-dir', 'out'], folder)
         while not (folder / 'out' / seen).exists():
             assert process.poll() is None
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.wait(120)
         assert not (folder / 'out' / 'done.json').exists()
-    assert subprocess.run([*args, '--output-dir', 'out'], env=environment, timeout=120).returncode == 0
+    assert Forked(main, [*args, '--output-dir', 'out'], folder).wait(120) == 0
     for name in ('level_1/fine_tuned/epoch_2.pth', 'level_2/fine_tuned/epoch_2.pth'):
         again, whole = (load_checkpoint(folder / out / name) for out in ('out', 'whole'))
         assert again['meta']['structure'] == whole['meta']['structure']

@@ -7,11 +7,15 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+
+from processes import Forked
+from vadslim.slimming import main
 
 SLIM = 'vad_structured_pruned.pth'
 
@@ -174,44 +178,29 @@ def test_another_recipe_needs_overwrite(command, folder):
     assert everything(folder) != before
 
 
-def in_a_process(folder, *args, code='', **options):
-    """The command in a process of its own, after some code."""
-    program = f'{code}\nimport sys\nfrom vadslim.slimming import main\nsys.exit(main())\n'
-    return subprocess.Popen(
-        [sys.executable, '-c', program, *args],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
 def test_a_full_disk(folder):
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        sys.dont_write_bytecode = True
 
-    args = ('toy.py', 'random', '--output-dir', 'out', '--latency', '0')
-    process = in_a_process(folder, *args, preexec_fn=small_files, env={**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'})
+    process = Forked(main, ('toy.py', 'random', '--output-dir', 'out', '--latency', '0'), folder, before=small_files)
     _, err = process.communicate(timeout=120)
     says_one_line((process.returncode, '', err), 'cannot be written', 'File too large')
     assert names_in(folder / 'out') == ['step.json']
 
 
-def test_ctrl_c_while_writing(folder):
+def test_ctrl_c_while_writing(folder, monkeypatch):
     """Interrupted when the checkpoint's bytes are written but not yet under its name."""
-    pause = """
-import os, time
-import vadslim.checkpoint
-fsync = os.fsync
-def slow(handle):
-    fsync(handle)
-    if any(name.startswith('.vad_structured') for name in os.listdir('out')):
-        print('WRITTEN', flush=True)
-        time.sleep(60)
-os.fsync = slow
-"""
-    process = in_a_process(folder, 'toy.py', 'random', '--output-dir', 'out', code=pause)
+    fsync = os.fsync
+
+    def slow(handle):
+        fsync(handle)
+        if any(name.startswith('.vad_structured') for name in os.listdir('out')):  # noqa: PTH208
+            print('WRITTEN', flush=True)
+            time.sleep(60)
+
+    monkeypatch.setattr(os, 'fsync', slow)
+    process = Forked(main, ('toy.py', 'random', '--output-dir', 'out'), folder)
     for line in process.stdout:
         if 'WRITTEN' in line:
             assert any(name.startswith('.vad_structured') for name in names_in(folder / 'out'))

@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 from base64 import b64encode
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 from sensitivity_toys import CONFIG
 
 import vadslim
+from processes import Forked
 from vadslim.pruning import Structure
 from vadslim.slimming.evaluation import end_of_scene
 from vadslim.slimming.sensitivity import main
@@ -70,12 +68,10 @@ def test_known_sensitivities(sweep, folder):
 def test_after_kill_9_it_goes_on(sweep, folder):
     assert sweep(*RATIOS, output='whole')[0] == 0
     (folder / 'ledger').unlink()
-    path = os.pathsep.join([str(ROOT / 'projects'), str(Path(__file__).parent)])
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path, 'LEDGER_DIE_AT': '4'}
-    script = ROOT / 'tools' / 'analysis_tools' / 'sensitivity.py'
-    command = [sys.executable, str(script), 'net.py', 'random', '--output-dir', 'out', *RATIOS]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert result.returncode == -signal.SIGKILL, result.stderr
+    arguments = ('net.py', 'random', '--output-dir', 'out', *RATIOS)
+    process = Forked(main, arguments, folder, env={'LEDGER_DIE_AT': '4'})
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, err
     assert len(points(folder)) == 5 and not (folder / 'out' / 'done.json').exists()
     code, out, err, ledger = sweep(*RATIOS)
     assert code == 0, err

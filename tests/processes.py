@@ -1,0 +1,85 @@
+"""Commands in processes of their own, for tests of signals and of what a killed command leaves behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+
+
+class Forked:
+    """A command in a fork of this process, which need not import torch anew; otherwise as a ``Popen`` with pipes.
+
+    Args:
+        main: of the command; its result is the exit code.
+        argv: its arguments.
+        cwd: where it works.
+        env: what is set in its environment besides.
+        before: is called in it first.
+    """
+
+    def __init__(
+        self,
+        main: Callable[[Sequence[str]], int | None],
+        argv: Sequence[object],
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        before: Callable[[], object] | None = None,
+    ) -> None:
+        pipes = [os.pipe(), os.pipe()]
+
+        def work() -> None:
+            for number, (_, end) in enumerate(pipes, 1):
+                os.dup2(end, number)
+            for end in (end for pipe in pipes for end in pipe):
+                os.close(end)
+            sys.stdout, sys.stderr = os.fdopen(1, 'w'), os.fdopen(2, 'w')
+            for kind in (MMLogger, MessageHub, DefaultScope, Visualizer):  # what this process's Runners have left
+                kind._instance_dict.clear()
+            os.environ.update(env or {})
+            os.chdir(cwd or '.')
+            if before:
+                before()
+            sys.exit(main([str(argument) for argument in argv]))
+
+        self._process = multiprocessing.get_context('fork').Process(target=work)
+        self._process.start()
+        for _, end in pipes:
+            os.close(end)
+        self.stdout, self.stderr = (os.fdopen(end) for end, _ in pipes)
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None as long as it runs."""
+        return self._process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        """The same."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """To the process alone."""
+        os.kill(self._process.pid, number)
+
+    def wait(self, timeout: float) -> int:
+        """For its end; the exit code."""
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            self._process.kill()
+            raise TimeoutError(f'still running after {timeout} s')
+        return code
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """What it says, to the end of all that hold its pipes."""
+        with ThreadPoolExecutor(2) as pool, self.stdout, self.stderr:
+            said = [pool.submit(pipe.read) for pipe in (self.stdout, self.stderr)]
+            self.wait(timeout)
+            return said[0].result(timeout), said[1].result(timeout)

@@ -132,11 +132,11 @@ def evaluate(checkpoint: Path, work_dir: Path) -> tuple[dict[str, float], list[d
     """
     keep = KeepSamples()
     metrics = run_test(parse_args([CONFIG, str(checkpoint), '--work-dir', str(work_dir)]), [keep])
-    return {name.rpartition('/')[2]: float(value) for name, value in metrics.items()}, keep.samples
+    return {name: float(value) for name, value in metrics.items()}, keep.samples
 
 
 def table_of(columns: Mapping[str, Mapping[str, float]], network: Mapping[str, Any]) -> Table:
-    """Cost and planning quality, one column per network.
+    """Cost and quality, one column per network.
 
     Args:
         columns: name -> metrics; the first is the dense network, the others are slim.
@@ -157,6 +157,12 @@ def table_of(columns: Mapping[str, Mapping[str, float]], network: Mapping[str, A
         for horizon in HORIZONS:
             values = (metrics[key.format(horizon)] * scale for metrics in columns.values())
             table.add_row(f'{title} {horizon} s', *(f'{value:.2f}' for value in values))
+    for title, key, scale in (
+        ('detection NDS (%)', 'pts_bbox_NuScenes/NDS', 100),
+        ('detection mAP (%)', 'pts_bbox_NuScenes/mAP', 100),
+        ('map mAP (%)', 'NuscMap_chamfer/mAP', 100),
+    ):
+        table.add_row(title, *(f'{metrics[key] * scale:.1f}' for metrics in columns.values()))
     return table
 
 

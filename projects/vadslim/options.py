@@ -92,6 +92,10 @@ def merge_texts(cfg: Config, texts: Sequence[str]) -> None:
             merge_options(cfg, {key: DictAction._parse_iterable(value)})
         except (AssertionError, ValueError, SyntaxError) as error:
             raise UserError(f'--cfg-options {text}: the value cannot be read ({error})') from None
+        except RecursionError:  # what MMEngine's reader does at dict(...)
+            raise UserError(
+                f'--cfg-options {text}: only numbers, texts and lists of them; a dict needs a config'
+            ) from None
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> None:

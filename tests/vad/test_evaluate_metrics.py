@@ -13,12 +13,12 @@ TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'benchmarks' / 'evaluate_
 
 
 def test_times_of_all_tasks(monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', [str(TOOL), '--samples', '3', '--tasks', 'planning', 'map', 'motion'])
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), '--samples', '3'])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(TOOL), run_name='__main__')
     lines = capsys.readouterr().out.splitlines()
     assert end.value.code == 0
-    for name in ('map', 'motion', 'planning'):
+    for name in ('detection', 'map', 'motion', 'planning'):
         assert any(line.startswith(name) and 's for 3 samples' in line for line in lines), name
     assert lines[-1].startswith('together')
 

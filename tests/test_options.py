@@ -44,7 +44,7 @@ def test_options_that_exist_are_taken(toy):
 
 
 @pytest.mark.parametrize(
-    'text', ['model', '=3', 'model.hidden=[[1]', 'model.hiden=3', 'train_cfg.max_epochs.x=3', 'model=[dict(a=1)]']
+    'text', ['model', '=3', 'model.hidden=[[1]', 'model.hiden=3', 'train_cfg.max_epochs.x=3', 'model=[dict(a=1,b=2)]']
 )
 def test_what_is_no_option_is_refused(toy, text):
     cfg = load_config(toy)

@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import nn
 
 from vadslim.analysis.heat_map import percent
-from vadslim.analysis.metrics import is_detail
+from vadslim.analysis.metrics import in_order, is_detail
 from vadslim.analysis.sensitivity_page import read_sensitivity, render_sensitivity, sensitivity_picture
 from vadslim.checkpoint import atomic_write
 from vadslim.cli import UserError
@@ -204,7 +204,7 @@ def chosen_metrics(sweep: Sweep, baseline: Mapping[str, float]) -> dict[str, boo
                 raise UserError(f'--{flag}: {pattern!r} matches no metric{hint}')
     names = [name for pattern in sweep.metrics for name in baseline if fnmatchcase(name, pattern)]  # in their order
     if not sweep.metrics:
-        names = [name for name in baseline if not is_detail(name)] or list(baseline)
+        names = in_order([name for name in baseline if not is_detail(name)] or baseline)
     names = [name for name in dict.fromkeys(names) if np.isfinite(baseline[name])]
     if not names:
         raise UserError(f'{sweep.slimming.config}: its evaluators gave no number for the network as it is')

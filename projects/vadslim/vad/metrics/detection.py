@@ -14,8 +14,11 @@ inside. ``range_axes='ego'`` takes the vehicle's axes for both, which is what 30
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,7 +192,8 @@ class DetectionTask:
             )
         poses = {score.token: score.ego2global for score in scores}
         pred = EvalBoxes.deserialize({score.token: score.records() for score in scores}, DetectionBox)
-        truth = load_gt_of_sample_tokens(nusc, tokens, DetectionBox, verbose=False)
+        with _bars_on_terminals_only():
+            truth = load_gt_of_sample_tokens(nusc, tokens, DetectionBox, verbose=False)
         cfg = config_factory(STANDARD)
         pred, truth = (self._filtered(nusc, boxes, poses, cfg) for boxes in (pred, truth))
         logger.info(f'detection: {len(pred.all)} predictions, {len(truth.all)} objects in {len(tokens)} samples')
@@ -250,6 +254,13 @@ class _Evaluation(DetectionEval):
 
     def __init__(self, cfg: DetectionConfig, gt_boxes: EvalBoxes, pred_boxes: EvalBoxes) -> None:
         self.cfg, self.gt_boxes, self.pred_boxes, self.verbose = cfg, gt_boxes, pred_boxes, False
+
+
+@contextmanager
+def _bars_on_terminals_only() -> Iterator[None]:
+    """The devkit draws a progress bar into log files as well."""
+    with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+        yield
 
 
 def _named(metrics: DetectionMetrics) -> dict[str, float]:

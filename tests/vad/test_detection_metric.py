@@ -287,5 +287,5 @@ def test_other_or_damaged_tables(samples, synthetic_root, tmp_path):
 
 @pytest.mark.parametrize(('argument', 'value'), [('config', 'cvpr'), ('range_axes', 'lidar')])
 def test_wrong_arguments(argument, value):
-    with pytest.raises(ValueError, match=f"{argument} is '{value}', allowed: "):
+    with pytest.raises(UserError, match=f"{argument} is '{value}', allowed: "):
         DetectionTask(**{argument: value})

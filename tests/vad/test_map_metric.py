@@ -9,6 +9,7 @@ import shapely
 from scipy.spatial.distance import cdist
 from vad_goldens import DATA, arrays
 
+from vadslim.cli import UserError
 from vadslim.nuscenes_data.vector_map import MAP_CLASSES
 from vadslim.vad.metric_parity import _map_sample
 from vadslim.vad.metrics.map import MapTask, average_precision, chamfer_distances, match, resample
@@ -171,7 +172,7 @@ def test_average_precision():
 
 
 def test_arguments():
-    with pytest.raises(ValueError, match='thresholds'):
+    with pytest.raises(UserError, match='thresholds'):
         MapTask(thresholds=[0.5, -1])
     with pytest.raises(RuntimeError, match='prepare'):
         MapTask().score({})

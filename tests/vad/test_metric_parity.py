@@ -56,6 +56,11 @@ def keys(start: str) -> dict[str, np.ndarray]:
     return {key: value for key, value in INPUTS.items() if key.startswith(start)}
 
 
+def test_arrays_of_something_else():
+    with pytest.raises(ValueError, match='holds neither'):
+        evaluate_inputs({'losses/values': np.zeros(3)})
+
+
 def test_other_numbers_of_everything():
     inputs = {**keys('motion/gt'), **keys('planning/plan/far'), **keys('planning/gt/gt_straight'), **keys('map/1/')}
     inputs |= {key.replace('case2', 'case7'): value for key, value in keys('motion/case2').items()}

@@ -7,6 +7,7 @@ import pytest
 from mmengine.evaluator import Evaluator
 from vad_goldens import DATA, arrays, small_sample
 
+from vadslim.cli import UserError
 from vadslim.vad.metrics import PlanningTask, VADNuScenesMetric
 from vadslim.vad.metrics.planning import box_collisions, planning_metrics, planning_steps, rasterize
 
@@ -174,7 +175,7 @@ def test_the_plan_of_the_given_command_counts():
 
 
 def test_unknown_task():
-    with pytest.raises(ValueError, match="unknown task 'lanes', allowed: detection, map, motion, planning"):
+    with pytest.raises(UserError, match="unknown task 'lanes', allowed: detection, map, motion, planning"):
         VADNuScenesMetric(tasks=['lanes'])
 
 

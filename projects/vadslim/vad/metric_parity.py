@@ -28,7 +28,12 @@ MOTION_COUNTS = ('gt', 'cnt_ade', 'cnt_fde', 'hit', 'fp', 'ADE', 'FDE', 'MR')
 
 
 def evaluate_inputs(arrays: Arrays) -> dict[str, Any]:
-    """All that can be said of the arrays, under the keys of the reference's ``golden_metrics.json``."""
+    """All that can be said of the arrays, under the keys of the reference's ``golden_metrics.json``.
+
+    Raises:
+        ValueError: the arrays are others.
+        KeyError: one of them is missing.
+    """
     report: dict[str, Any] = {}
     scene = [arrays.get(f'motion/gt_{key}') for key in ('boxes', 'labels', 'attr')]
     if scene[0] is not None and scene[2] is not None:
@@ -38,6 +43,8 @@ def evaluate_inputs(arrays: Arrays) -> dict[str, Any]:
     if samples:
         report['map'] = {f'same_gt_sample_num_flag={flag}': _map(samples, flag) for flag in (True, False)}
         report['map_score_matrix_divider_sample0_flagFalse'] = _divider_scores(samples[0])
+    if not report:
+        raise ValueError('holds neither motion/gt_boxes and motion/gt_attr nor map/0/...')
     recall, precision = [0.2, 0.2, 0.4, 0.6], [1.0, 0.5, 0.667, 0.75]
     area = average_precision(np.array(recall), np.array(precision))
     return report | {'average_precision_area_example': {'recall': recall, 'precision': precision, 'ap': area}}

@@ -121,9 +121,9 @@ class DetectionTask:
         range_axes: str = 'global',
     ) -> None:
         if config not in RANGES:
-            raise ValueError(f'detection: config is {config!r}, allowed: {", ".join(RANGES)}')
+            raise UserError(f'detection: config is {config!r}, allowed: {", ".join(RANGES)}')
         if range_axes not in ('global', 'ego'):
-            raise ValueError(f'detection: range_axes is {range_axes!r}, allowed: global, ego')
+            raise UserError(f'detection: range_axes is {range_axes!r}, allowed: global, ego')
         self.limits = RANGES[config]
         self.score_threshold = score_threshold
         self.range_axes = range_axes

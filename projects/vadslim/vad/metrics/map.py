@@ -199,7 +199,7 @@ class MapTask:
 
     def __init__(self, thresholds: Sequence[float] = THRESHOLDS, same_gt_sample_num: bool = True) -> None:
         if not thresholds or min(thresholds) <= 0:
-            raise ValueError(f'map: thresholds {thresholds}, positive numbers (metres) are needed')
+            raise UserError(f'map: thresholds {thresholds}, positive numbers (metres) are needed')
         self.thresholds = tuple(map(float, thresholds))
         self.same_gt_sample_num = same_gt_sample_num
         self.classes: tuple[str, ...] = MAP_CLASSES

@@ -11,6 +11,7 @@ from mmengine.dist import all_gather_object, broadcast_object_list, is_main_proc
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 
+from vadslim.cli import UserError
 from vadslim.vad.results import ResultsWriter, sample_results
 
 from . import map, motion, planning  # noqa: F401, each adds its task
@@ -108,5 +109,5 @@ def _build(task: str | dict) -> Task:
     cfg = {'type': task} if isinstance(task, str) else dict(task)
     name = cfg.pop('type', None)
     if name not in TASKS:
-        raise ValueError(f'VADNuScenesMetric: unknown task {name!r}, allowed: {", ".join(sorted(TASKS))}')
+        raise UserError(f'VADNuScenesMetric: unknown task {name!r}, allowed: {", ".join(sorted(TASKS))}')
     return TASKS[name](**cfg)

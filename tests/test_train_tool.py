@@ -342,3 +342,15 @@ def test_a_config_in_a_checkpoint_names_only_what_belongs_here(toy, tmp_path, ca
     assert run_train('--resume', tmp_path / 'forged.pth', '--work-dir', tmp_path / 'run') == 2
     assert 'which is not taken; give the CONFIG' in capsys.readouterr().err
     assert not marker.exists()
+
+
+def test_a_table_shows_what_sums_up_the_rest(capsys):
+    evaluate.show({'NuScenes/mAP': 0.12345, 'NuScenes/car_AP_dist_0.5': 0.5, 'plan_L2_1s': 1, 'note': 'none'})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[1:-1:2] for line in lines if len(line) == 5 and line[0] == '│'] == [
+        ['plan_L2_1s', '1'],
+        ['NuScenes/mAP', '0.1235'],
+        ['note', 'none'],
+    ]
+    evaluate.show({})
+    assert capsys.readouterr().out == ''

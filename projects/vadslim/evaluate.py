@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,26 @@ def main(argv: Sequence[str]) -> int | None:
     for name, reason in WITHOUT_EFFECT.items():
         if getattr(args, name):
             say(f'note: --{name.replace("_", "-")} has no effect: {reason}')
-    evaluate(args, launcher=machine.launcher)
+    show(evaluate(args, launcher=machine.launcher))
     return None
+
+
+def show(metrics: Mapping[str, Any]) -> None:
+    """Print the metrics that sum up others, in a table; the log has them all."""
+    from mmengine.dist import is_main_process
+    from rich.console import Console
+    from rich.table import Table
+
+    from .analysis.metrics import in_order, is_detail
+
+    names = in_order(name for name in metrics if not is_detail(name))
+    if names and is_main_process():
+        table = Table('metric')
+        table.add_column('value', justify='right')
+        for name in names:
+            value = metrics[name]
+            table.add_row(name, f'{value:.4g}' if isinstance(value, int | float) else str(value))
+        Console(markup=False, highlight=False).print(table)
 
 
 def evaluate(args: argparse.Namespace, metrics: Sequence[Any] = (), launcher: str = 'none') -> dict[str, Any]:

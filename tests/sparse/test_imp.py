@@ -41,9 +41,9 @@ def test_filter_wise_takes_whole_filters_of_those_left():
 
 
 def test_filters_are_counted_as_written():
-    """0.3 * 10 is 2.9999999999999996."""
-    weight = {'w': torch.arange(10.0)[:, None] + 1}
-    assert imp(weight, dense_masks(weight), 0.3, 'filter-wise')['w'].sum() == 7
+    """0.29 * 100 is 28.999999999999996."""
+    weight = {'w': torch.arange(100.0)[:, None] + 1}
+    assert imp(weight, dense_masks(weight), 0.29, 'filter-wise')['w'].sum() == 71
 
 
 def test_same_masks_as_torch_prune():

@@ -25,7 +25,7 @@ def with_ones(count, *shape):
         (8, 4, 4, 0.5, 3),  # 2 and half of the other 2
         (9, 4, 4, 0.5, 4),  # 2.25 and half of the other 1.75: 3.125
         (0, 4, 4, 1.0, 4),
-        (0, 10, 1, 0.3, 3),  # 0.3 * 10 exactly
+        (0, 100, 1, 0.07, 7),  # 0.07 * 100 is 7.000000000000001
         (3, 3, 0, 0.0, 3),  # nothing to prune
         (0, 0, 3, 0.0, 0),
     ],

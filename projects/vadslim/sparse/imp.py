@@ -103,7 +103,7 @@ def _prune_filters(norms: Tensor, mask: Tensor, rate: float, floor: int) -> Tens
     left = rows(mask).any(1)
     scores = norms[left]
     count = len(scores)
-    keep = max(min(floor, count), count - int(rate * count + 1e-6))  # 0.3 * 10 is 2.9999999999999996
+    keep = max(min(floor, count), count - int(rate * count + 1e-6))  # 0.29 * 100 is 28.999999999999996
     kept = torch.zeros_like(left).masked_scatter(left, largest(scores, keep))
     return mask & kept.reshape(-1, *[1] * (mask.dim() - 1))
 

@@ -53,7 +53,7 @@ def prunable_weights(
             hint = f'the nearest is {near[0]}' if near else 'there are none'
             raise SparseError(f'{pattern!r} matches none of {len(layers)} prunable layers; {hint}')
     excluded = _matches(layers, ('conv1',) if exclude is None else exclude)
-    chosen = {id(layers[name].weight) for name in _matches(layers, include) - excluded}
+    chosen = {id(layers[name].weight) for name in _matches(layers, include)}
     chosen -= {id(layers[name].weight) for name in excluded}
     return {name: p for name, p in model.named_parameters() if id(p) in chosen and p.requires_grad}
 

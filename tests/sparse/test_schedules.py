@@ -84,7 +84,7 @@ def loop(schedule, epochs, batches, g, exponents):
             yield factor
 
 
-@pytest.mark.parametrize('granularity', [0.05, 0.1, 0.3, 0.5, 1 / 49, 1.0, 2.0])
+@pytest.mark.parametrize('granularity', [0.05, 0.1, 0.3, 0.19999999999999998, 0.5, 1 / 49, 1.0, 2.0])
 @pytest.mark.parametrize('schedule', list(SCHEDULES))
 def test_upstream_is_the_state_machine(schedule, granularity):
     """Also where the gate is open all epoch (g 0.05, 16 batches) or where 49 * (1 / 49) < 1."""

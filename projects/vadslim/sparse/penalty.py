@@ -97,7 +97,7 @@ class Penalty:
             if any(arg is not None for arg in (*args[1:], *kwargs.values())):
                 raise SparseError('a penalty needs gradients before the step: call it without a closure')
             # Gradients are still scaled there, and the step may turn out to be none.
-            if any(getattr(optimizer, name, None) is not None for name in ('grad_scale', 'found_inf')):
+            if getattr(optimizer, 'found_inf', None) is not None:
                 raise SparseError('a penalty does not go with fused=True under a gradient scaler: use foreach=True')
             self._apply(optimizer, shrinks)
 

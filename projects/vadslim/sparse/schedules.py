@@ -86,7 +86,7 @@ def upstream_factor(
         Lambda; infinite where e^(g t) is beyond floating point.
     """
     _check(schedule, granularity, exponents)
-    per_epoch = min(_gate(granularity), batches)
+    per_epoch = sum(granularity * i < 1 for i in range(batches))  # by floating point's word: 49 * (1 / 49) < 1
     last = min(batch, per_epoch - 1)
     grown = granularity * (epoch * per_epoch + last + 1)
     if schedule == 'exp':
@@ -94,16 +94,6 @@ def upstream_factor(
     if schedule in ('x', 'x^2', 'x^3'):
         return float(SCHEDULES[schedule](grown))
     return granularity * float(SCHEDULES[schedule]((last + 1) / batches, exponents))
-
-
-def _gate(granularity: float) -> int:
-    """How many batches i = 0, 1, ... have granularity * i < 1 as floating point sees it."""
-    count = math.ceil(1 / granularity)
-    while granularity * count < 1:  # 49 * (1 / 49) is 0.9999999999999999
-        count += 1
-    while count > 1 and granularity * (count - 1) >= 1:
-        count -= 1
-    return count
 
 
 def dynamic_scale(scale: float, accuracy: float, target: float) -> float:

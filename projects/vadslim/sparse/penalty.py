@@ -53,7 +53,7 @@ class Penalty:
     w *= 1 - min(lr * lambda, 1), with the lr of their parameter group. As with torch's weight decay, a parameter
     without a gradient is left alone.
 
-    Source: Wang et al., Neural Pruning via Growing Regularization, ICLR 2021, section 3.2; Loshchilov and Hutter,
+    Source: Wang et al., Neural Pruning via Growing Regularization, ICLR 2021; Loshchilov and Hutter,
     Decoupled Weight Decay Regularization, ICLR 2019, algorithm 2.
 
     Args:

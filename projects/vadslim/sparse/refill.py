@@ -1,7 +1,7 @@
 """Refill: whole channels in place of the scattered weights that magnitude pruning leaves.
 
-Source: Chen, Chen, Ma, Wang, Wang, Coarsening the Granularity: Towards Structurally Sparse Lottery Tickets, ICML 2022,
-section 3.2 (Refill and Refill+).
+Source: Chen, Chen, Ma, Wang, Wang, Coarsening the Granularity: Towards Structurally Sparse Lottery Tickets, ICML 2022
+(Refill and Refill+).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """RSST: weights that refilling would cut are driven to zero while the level trains, not cut at once.
 
 Source: the cases are those of the growing regularisation of Wang et al., Neural Pruning via Growing Regularization,
-ICLR 2021 (section 3.2, GReg-1), between the element-wise masks of ``imp`` and the structured ones of ``refill``.
+ICLR 2021 (GReg-1), between the element-wise masks of ``imp`` and the structured ones of ``refill``.
 
 A level of RSST::
 

@@ -1,6 +1,6 @@
 """How strong the penalty of RSST is at each step of a level.
 
-Source: Wang et al., Neural Pruning via Growing Regularization, ICLR 2021, section 3.2 (a factor that grows in equal
+Source: Wang et al., Neural Pruning via Growing Regularization, ICLR 2021 (a factor that grows in equal
 steps up to a ceiling); the other curves are those of RSST's public code, over the whole level in place of an epoch.
 """
 

@@ -26,7 +26,7 @@ ARROWS = {
     'files': set(),
     'image_norm': set(),
     'nuscenes_data': {'cli', 'files'},
-    'cli': {'checkpoint', 'pruning'},
+    'cli': {'checkpoint', 'pruning', 'sparse'},
     'analysis': {'cli', 'pruning', *BASE},
     'pruning': {'checkpoint', 'registry'},
     'sparse': {'checkpoint', 'pruning', 'registry'},

@@ -29,8 +29,10 @@ def is_user_error(error: BaseException) -> bool:
         return True
     from .checkpoint import CheckpointError
     from .pruning import GroupError, PatternError, RuleError, StructureError, TargetError
+    from .sparse import SparseError
 
-    return isinstance(error, CheckpointError | GroupError | PatternError | RuleError | StructureError | TargetError)
+    mistakes = GroupError | PatternError | RuleError | SparseError | StructureError | TargetError
+    return isinstance(error, CheckpointError | mistakes)
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:

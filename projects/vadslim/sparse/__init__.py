@@ -1,0 +1,57 @@
+"""Sparse training: IMP, Refill and RSST as functions of weights and masks, and what enters the optimizer's step.
+
+weights = prunable_weights(model)
+masks = imp(weights, dense_masks(weights), rate=0.2)
+case = cases(masks, refill(masks, row_sums(weights, masks)))
+"""
+
+from .imp import SCOPES, imp, layer_rates, progressive_rate
+from .masks import (
+    VIT_LAYERS,
+    Masks,
+    SparseError,
+    dense_masks,
+    densities,
+    density,
+    largest,
+    masked,
+    prunable_weights,
+    remain_weight,
+    row_sums,
+)
+from .penalty import HardMask, Penalty
+from .refill import kept_channels, refill
+from .rsst import Cases, cases, finish, start
+from .schedules import SCHEDULES, check_stable, dynamic_scale, level_progress, penalty_factor, upstream_factor
+
+__all__ = [
+    'SCHEDULES',
+    'SCOPES',
+    'VIT_LAYERS',
+    'Cases',
+    'HardMask',
+    'Masks',
+    'Penalty',
+    'SparseError',
+    'cases',
+    'check_stable',
+    'dense_masks',
+    'densities',
+    'density',
+    'dynamic_scale',
+    'finish',
+    'imp',
+    'kept_channels',
+    'largest',
+    'layer_rates',
+    'level_progress',
+    'masked',
+    'penalty_factor',
+    'progressive_rate',
+    'prunable_weights',
+    'refill',
+    'remain_weight',
+    'row_sums',
+    'start',
+    'upstream_factor',
+]

@@ -33,7 +33,7 @@ ARROWS = {
     'hooks': {'pruning', 'sparse', *BASE},
     'stages': {'pruning', *BASE},
     'vad': {'analysis', 'nuscenes_data', 'pruning', *BASE},
-    'classification': {'pruning', *BASE},
+    'classification': {'analysis', 'pruning', *BASE},
     'examples': TOOLKIT,
     'testing': TOOLKIT,
     **dict.fromkeys(COMMANDS, TOOLKIT | COMMANDS),

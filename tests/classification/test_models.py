@@ -9,7 +9,6 @@ from vadslim.cli import UserError
 from vadslim.pruning import StructuredPruner, check_group, find_groups, make_structure, resize
 from vadslim.registry import MODELS
 
-
 SMALL = (64, 64, 'M', 128, 128, 'M', 256, 256, 'M')
 
 

@@ -6,6 +6,7 @@ from .fine_tune_hook import FineTuneHook, Start, choose_start
 from .fine_tune_schedule import FineTuneLR, fine_tune_config, fine_tune_schedule
 from .random_state_hook import RandomStateHook
 from .slim_model import SlimModel, read_structure
+from .sparse_hook import SparseHook
 from .structure_hook import StructureHook
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     'FineTuneLR',
     'RandomStateHook',
     'SlimModel',
+    'SparseHook',
     'Start',
     'StructureHook',
     'choose_start',

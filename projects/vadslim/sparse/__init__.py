@@ -5,11 +5,13 @@ masks = imp(weights, dense_masks(weights), rate=0.2)
 case = cases(masks, refill(masks, row_sums(weights, masks)))
 """
 
+from .files import load_masks, save_masks
 from .imp import SCOPES, imp, layer_rates, progressive_rate
 from .masks import (
     VIT_LAYERS,
     Masks,
     SparseError,
+    check_masks,
     dense_masks,
     densities,
     density,
@@ -34,6 +36,7 @@ __all__ = [
     'Penalty',
     'SparseError',
     'cases',
+    'check_masks',
     'check_stable',
     'dense_masks',
     'densities',
@@ -45,6 +48,7 @@ __all__ = [
     'largest',
     'layer_rates',
     'level_progress',
+    'load_masks',
     'masked',
     'penalty_factor',
     'progressive_rate',
@@ -52,6 +56,7 @@ __all__ = [
     'refill',
     'remain_weight',
     'row_sums',
+    'save_masks',
     'start',
     'upstream_factor',
 ]

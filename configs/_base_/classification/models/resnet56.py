@@ -1,0 +1,2 @@
+# 0.85 M parameters
+model = dict(type='vadslim.CIFARResNet', depth=56)

@@ -1,0 +1,2 @@
+# 14.7 M parameters
+model = dict(type='vadslim.VGG')

@@ -6,6 +6,7 @@ case = cases(masks, refill(masks, row_sums(weights, masks)))
 """
 
 from .files import load_masks, save_masks
+from .companions import companion_masks, find_companions, parameters_of, with_companions
 from .imp import SCOPES, imp, layer_rates, progressive_rate
 from .masks import (
     VIT_LAYERS,
@@ -23,6 +24,7 @@ from .masks import (
 )
 from .penalty import HardMask, Penalty
 from .refill import kept_channels, refill
+from .removal import Removal, dead_units, difference, held_by_companions, remove_dead
 from .rsst import Cases, cases, finish, start
 from .schedules import SCHEDULES, check_stable, dynamic_scale, level_progress, penalty_factor, upstream_factor
 
@@ -34,15 +36,21 @@ __all__ = [
     'HardMask',
     'Masks',
     'Penalty',
+    'Removal',
     'SparseError',
     'cases',
     'check_masks',
     'check_stable',
+    'companion_masks',
+    'dead_units',
     'dense_masks',
     'densities',
     'density',
+    'difference',
     'dynamic_scale',
+    'find_companions',
     'finish',
+    'held_by_companions',
     'imp',
     'kept_channels',
     'largest',
@@ -50,13 +58,16 @@ __all__ = [
     'level_progress',
     'load_masks',
     'masked',
+    'parameters_of',
     'penalty_factor',
     'progressive_rate',
     'prunable_weights',
     'refill',
     'remain_weight',
+    'remove_dead',
     'row_sums',
     'save_masks',
     'start',
     'upstream_factor',
+    'with_companions',
 ]

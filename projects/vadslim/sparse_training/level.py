@@ -307,4 +307,4 @@ def _size(run: Run, number: int, folder: Path) -> dict[str, int] | None:
         return None
     from vadslim.sparse_training.metal import slim_size
 
-    return slim_size(run.cfg, folder, run.slim)
+    return slim_size(run.cfg, folder / BEST)

@@ -12,19 +12,15 @@ from vadslim.cli import UserError
 from vadslim.sparse import (
     VIT_LAYERS,
     Masks,
-    channel_scores,
-    find_units,
     imp,
     layer_rates,
     progressive_rate,
     prunable_weights,
     refill,
-    regroup,
-    regroup_lines,
-    sparsity_lines,
-    unit_scores,
-    units_left,
 )
+from vadslim.sparse.criteria import channel_scores
+from vadslim.sparse.units import find_units, regroup, unit_scores, units_left
+from vadslim.sparse.vit_report import regroup_lines, sparsity_lines
 from vadslim.sparse_training.settings import Settings
 
 

@@ -109,7 +109,7 @@ def _open(run: Run, number: int) -> Step:
     if number == 0:
         settings = {name: value for name, value in settings.items() if name not in _LATER}
         if run.settings.prune_type == 'rewind_lt':
-            settings['rewind_epoch'] = run.settings.rewind_epoch
+            settings['rewind_epoch'] = run.settings.rewind_to
     else:
         settings.pop('pruning_times')  # more levels can be added
     cfg = run.cfg.to_dict()
@@ -221,7 +221,7 @@ def level_config(run: Run, number: int, folder: Path, pruned: Pruned) -> Config:
         scalars['struct_head'] = pruned.heads
     level: dict[str, Any] = {'type': 'vadslim.LevelHook', 'metric': METRIC, 'scalars': scalars}
     if number == 0 and settings.prune_type == 'rewind_lt':
-        level['rewind_epoch'] = settings.rewind_epoch
+        level['rewind_epoch'] = settings.rewind_to
     cfg.custom_hooks = [*hooks, sparse, level]
     if number and settings.distill:
         cfg.custom_hooks = [*cfg.custom_hooks, _teacher(run)]

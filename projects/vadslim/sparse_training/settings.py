@@ -18,7 +18,9 @@ STRUCTS = ('imp', 'refill', 'rsst')
 CRITERIA = ('remain', 'magnitude', 'l1', 'l2', 'saliency', 'hessian')
 PRUNE_TYPES = ('lt', 'pt', 'pt_trans', 'rewind_lt')
 BACKENDS = {'local': 'LocalVisBackend', 'tensorboard': 'TensorboardVisBackend', 'wandb': 'WandbVisBackend'}
-EPOCHS, WARMUP, MILESTONES = 120, 20, (91, 136)
+EPOCHS, WARMUP, MILESTONES, REWIND = 120, 20, (91, 136), 24
+#: settings that count epochs, and go with the number of all
+EPOCH_COUNTS = ('warmup', 'decreasing_lr', 'rewind_epoch')
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Settings:
     criteria_batches: int = 4
     fillback_rate: float = 0.0
     prune_type: str = 'lt'
-    rewind_epoch: int = 24
+    rewind_epoch: int | None = None
     RST_schedule: str = 'exp_custom_exponents'
     reg_granularity_prune: float = 1.0
     reg_ceiling: float = 1.0
@@ -79,9 +81,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise UserError(f'{name} {value}: {text}')
-        if self.prune_type == 'rewind_lt' and self.rewind_epoch >= self.epochs:
+        if self.prune_type == 'rewind_lt' and self.rewind_to >= self.epochs:
             raise UserError(
-                f'rewind_epoch {self.rewind_epoch}: rewind_lt goes back to the start of that epoch, counted from 0, '
+                f'rewind_epoch {self.rewind_to}: rewind_lt goes back to the start of that epoch, counted from 0, '
                 f'of level 0, which has {self.epochs}; name one from 0 to {self.epochs - 1}'
             )
         if self.vit_structured and self.struct == 'imp':
@@ -100,6 +102,11 @@ class Settings:
         scaled = [round(self.epochs * epoch / EPOCHS) for epoch in MILESTONES]
         return scaled if self.decreasing_lr is None else list(self.decreasing_lr)
 
+    @property
+    def rewind_to(self) -> int:
+        """As set, or 24 of 120 epochs."""
+        return round(self.epochs * REWIND / EPOCHS) if self.rewind_epoch is None else self.rewind_epoch
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
@@ -116,7 +123,9 @@ class Settings:
         for layer in layers:
             if unknown := sorted(set(layer) - known):
                 raise UserError(f'sparse: {unknown[0]!r} is no setting; there are {", ".join(sorted(known))}')
-            values.update(layer)
+            values = {**_in_proportion(values, layer), **layer}
+        if values.get('struct') == 'imp' and layers and 'vit_structured' not in layers[-1]:
+            values['vit_structured'] = False  # of a recipe for another method
         hints = get_type_hints(cls)
         for name, value in values.items():
             if hints[name] is bool and not isinstance(value, bool):  # the word 'False' is true
@@ -124,6 +133,20 @@ class Settings:
             if hints[name] in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise UserError(f'sparse: {name} {value!r}: a number is needed')
         return replace(cls(), **values) if values else cls()
+
+
+def _in_proportion(values: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's counts of epochs, where a flag changes the number of all."""
+    scaled = dict(values)
+    if 'epochs' in layer and 'epochs' in values and isinstance(values['epochs'], int):
+        factor = layer['epochs'] / values['epochs']
+        for name in EPOCH_COUNTS:
+            value = values.get(name)
+            if isinstance(value, int):
+                scaled[name] = round(value * factor)
+            elif value is not None:
+                scaled[name] = [round(epoch * factor) for epoch in value]
+    return scaled
 
 
 CHOICES: dict[str, Sequence[str]] = {
@@ -251,9 +274,14 @@ def build_parser() -> argparse.ArgumentParser:
     add('--target_accuracy', type=float, metavar='P', help='dynamic lambda: halved after an epoch below it')
     add = _Adder(parser, 'where a level starts')
     add('--prune_type', help='lt: initial weights; pt, pt_trans: those, with a new stem and classifier; rewind_lt (lt)')
-    add('--rewind_epoch', type=int, metavar='N', help='of rewind_lt, counted from 0 (24)')
+    add('--rewind_epoch', type=int, metavar='N', help='of rewind_lt, counted from 0 (24 of 120)')
     add = _Adder(parser, 'training')
-    add('--epochs', type=int, metavar='N', help=f'of each level ({EPOCHS})')
+    add(
+        '--epochs',
+        type=int,
+        metavar='N',
+        help=f'of each level ({EPOCHS}); warm-up, milestones and rewinding of the recipe go with it',
+    )
     add('--lr', type=float, help='(0.01)')
     add('--warmup', type=int, metavar='N', help=f'epochs of a growing learning rate ({WARMUP} of {EPOCHS})')
     add('--decreasing_lr', type=_epochs, metavar='N,N', help='epochs after which it is a tenth (91,136 of 120)')

@@ -1,11 +1,13 @@
 """What can reach a layer: channels of its input that are zero whatever the network is given.
 
-The network is run with its zeros as they are and with random positive numbers for all else, as if signs did not exist:
-nothing cancels, no ReLU cuts anything off, so an input channel of zeros is one that nothing can reach.
+The network is run with its zeros as they are and random numbers for all else, also for what each layer gives: once
+positive, so that no ReLU cuts anything off, and once negative, for code that looks at that side. Random numbers do not
+cancel, so an input channel of zeros, each time, is one that nothing can reach.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,13 +17,12 @@ from torch import Tensor, nn
 
 from ..pruning import run_example
 from ..pruning.group import tensors_of
-from ..pruning.nesting import map_tensors, tensors_in
+from ..pruning.nesting import tensors_in
 from ..pruning.proof import floating_outputs
 from ..pruning.slim import copy_with
 
 READERS = (nn.Linear, nn.modules.conv._ConvNd)
 _LAYERS = (*READERS, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.Embedding)
-ROUNDS = 3  # what code subtracts may still turn out zero for one set of random numbers
 
 
 def live_inputs(model: nn.Module, example: Any, names: Iterable[str]) -> dict[str, np.ndarray]:
@@ -36,20 +37,66 @@ def live_inputs(model: nn.Module, example: Any, names: Iterable[str]) -> dict[st
         Name -> (input channels,) bool, over all calls. A layer that was not called as a module is missing.
     """
     names, live = set(names), dict[str, np.ndarray]()
-    for seed in range(ROUNDS):
-        generator = torch.Generator().manual_seed(seed)
-        twin = _without_signs(model, generator)
-
-        def refresh(module: nn.Module, args: Any, output: Any) -> Any:
-            return map_tensors(output, lambda tensor: _positive(tensor, generator))  # noqa: B023  used in this round
-
-        for name, part in twin.named_modules():
-            if name in names and isinstance(part, READERS):
-                part.register_forward_pre_hook(_note(name, live), with_kwargs=True)
-            if isinstance(part, _LAYERS):
-                part.register_forward_hook(refresh)
+    generator = torch.Generator().manual_seed(0)
+    twin = _scrambled(model, generator)
+    renewed = _Renewed(generator)
+    for name, part in twin.named_modules():
+        if name in names and isinstance(part, READERS):
+            part.register_forward_pre_hook(_note(name, live), with_kwargs=True)
+        if isinstance(part, _LAYERS):
+            part.register_forward_hook(renewed.hook(name))
+    for sign in (1, -1, 1):
+        renewed.start(sign)
         floating_outputs(twin, lambda network: run_example(network, example), double=False)
     return live
+
+
+class _Renewed:
+    """Random numbers of one sign in place of what layers give: not zero where that was not zero, now or before."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator, self.sign = generator, 1
+        self.calls: Counter[str] = Counter()
+        self.given: dict[tuple[str, int], Tensor] = {}
+
+    def start(self, sign: int) -> None:
+        """Before each run."""
+        self.sign = sign
+        self.calls.clear()
+
+    def hook(self, name: str) -> Callable[..., Any]:
+        """For a layer of this name."""
+
+        def renew(module: nn.Module, args: Any, output: Any) -> Any:
+            if not isinstance(output, Tensor):
+                return output
+            self.calls[name] += 1
+            key, there = (name, self.calls[name]), output != 0
+            if key in self.given and self.given[key].shape == there.shape:
+                there |= self.given[key]
+            self.given[key] = there
+            return self.sign * _random(there, self.generator).to(output)
+
+        return renew
+
+
+def _scrambled(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy with random numbers for all that is trained, and for the means that norms subtract."""
+    tensors, means = tensors_of(model), set[str]()
+    for name, part in model.named_modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase) and part.running_mean is not None:
+            means.add(f'{name}.running_mean'.lstrip('.'))
+    new = {}
+    for name in (*dict(model.named_parameters()), *means & tensors.keys()):
+        random = _random(tensors[name].detach() != 0, generator).to(tensors[name])
+        new[name] = -random if name in means else random
+    return copy_with(model, new)
+
+
+def _random(there: Tensor, generator: torch.Generator) -> Tensor:
+    """Numbers from 0.1 to 10 where a tensor is True, else 0; on its device."""
+    noise = torch.rand(there.shape, generator=generator).to(there.device)
+    return (10 ** (2 * noise - 1)).masked_fill_(~there, 0)
 
 
 def not_zero(tensor: Tensor, dim: int) -> np.ndarray:

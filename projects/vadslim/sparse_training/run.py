@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import is_main_process
 from rich.console import Console
 from rich.table import Table
 
 from vadslim.checkpoint import atomic_write
-from vadslim.cli import say
+from vadslim.cli import UserError, say
 from vadslim.launch import on_rank_0
-from vadslim.sparse_training.level import Run, run_level
+from vadslim.slimming.exact import slim_masked
+from vadslim.slimming.masked import Masked
+from vadslim.sparse_training.level import BEST, Run, run_level
 
 RESULTS, CONFIG = 'results.json', 'config.py'
 FORMAT = 1
@@ -44,9 +48,27 @@ def run_levels(run: Run, table: str = 'levels.csv', console: Console | None = No
             f'level {number}: {last["remain_weight"]:.2f} % of the weights, val {last["val"]:.2f} %, '
             f'test {last["test"]:.2f} % (epoch {last["best_epoch"]})'
         )
+        if run.slim and number and run.settings.struct != 'imp':
+            on_rank_0(partial(_slim, run, number, console or Console()))
     if console is not None and is_main_process():
         console.print(_table(levels))
     return levels
+
+
+def _slim(run: Run, number: int, console: Console) -> None:
+    """From mask to metal: the level's best network without what is dead in it, as a checkpoint of its own."""
+    folder = run.level_folder(number)
+    options = Masked(
+        config=run.folder / CONFIG,
+        checkpoint=folder / BEST,
+        output_dir=folder / 'slim',
+        latency=5,
+        overwrite=True,
+    )
+    try:
+        slim_masked(options, 'cuda' if torch.cuda.is_available() else 'cpu', console)
+    except UserError as error:  # rows of a ViT's stream may be zero without a unit that could go
+        say(f'level {number}: --slim: {error}')
 
 
 def _write(run: Run, levels: list[dict[str, Any]], table: str) -> None:

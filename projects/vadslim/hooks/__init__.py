@@ -4,6 +4,7 @@ from .checkpoint_hook import CheckpointHook, config_from_text, config_to_text
 from .distill_hook import DistillHook, distill_config
 from .fine_tune_hook import FineTuneHook, Start, choose_start
 from .fine_tune_schedule import FineTuneLR, fine_tune_config, fine_tune_schedule
+from .group_rsst_hook import GroupRSSTHook
 from .random_state_hook import RandomStateHook
 from .slim_model import SlimModel, read_structure
 from .sparse_hook import SparseHook
@@ -14,6 +15,7 @@ __all__ = [
     'DistillHook',
     'FineTuneHook',
     'FineTuneLR',
+    'GroupRSSTHook',
     'RandomStateHook',
     'SlimModel',
     'SparseHook',

@@ -42,14 +42,15 @@ class GroupRSSTHook(SparseHook):
     When the training begins, units are chosen by the weights that were loaded, as the pruning command chooses them.
     All their weights are penalised: each step takes the fraction lr * lambda of them before the optimizer moves them
     (decoupled, for SGD too). That fraction is what is set here, so that neither the learning rate, its schedule, nor
-    the multipliers of parameter groups say how fast units fade. It grows from 0 to ``strength`` divided by the number of
-    growing steps (1 at most): over the whole growth a weight that the loss leaves alone shrinks by
-    exp(-strength * mean of the schedule), whatever the length of the run; exp(-10) by default. For the last part of the
-    run, ``hold``, they are held at exactly zero, and the rest settles.
+    the multipliers of parameter groups say how fast units fade. It grows from 0 to ``strength`` divided by the number
+    of growing steps (1 at most): over the whole growth a weight that the loss leaves alone shrinks by
+    exp(-strength * mean of the schedule), whatever the length of the run; exp(-10) by default. For the last part of
+    the run, ``hold``, they are held at exactly zero, and the rest settles.
 
-    What no weight decay reaches: positions of LayerNorms leave the mean and variance at the same pace; biases of softmax
-    logits (sampling points) fall until they say nothing; statistics of batch norms, frozen norms and biases stay, and are
-    cut off. The scale of an attention whose heads get narrower (``kind:query_key_dim``) changes only when it is slimmed.
+    What no weight decay reaches: positions of LayerNorms leave the mean and variance at the same pace; biases of
+    softmax logits (sampling points) fall until they say nothing; statistics of batch norms, frozen norms and biases
+    stay, and are cut off. The scale of an attention whose heads get narrower (``kind:query_key_dim``) changes only
+    when it is slimmed.
 
     Validation and tests meanwhile are those of the slim network. After the training ``structure.json`` and the slim
     checkpoint are written to the work_dir. Its checkpoints hold the plan; a resumed run goes on with it.
@@ -159,13 +160,17 @@ class GroupRSSTHook(SparseHook):
         self._norms = fade_norms(unwrapped(runner.model), self.cases.penalised)
 
     def _attach(self, optimizer: Optimizer, weights: dict[str, nn.Parameter]) -> None:
-        """A penalty for each parameter group, as each has its own learning rate."""
+        """A penalty for each learning rate: parameter groups that begin with the same keep the same."""
         assert self.cases is not None
+        names = {id(weight): name for name, weight in weights.items()}
+        alike: dict[float, tuple[int, dict[str, Tensor]]] = {}
         for number, group in enumerate(optimizer.param_groups):
-            stepped = {id(parameter) for parameter in group['params']}
-            own = {name: self.cases.penalised[name] for name, weight in weights.items() if id(weight) in stepped}
-            if own:
-                penalty = Penalty({name: weights[name] for name in own}, own, self.block_loss_grad)
+            own = [names[id(parameter)] for parameter in group['params'] if id(parameter) in names]
+            masks = alike.setdefault(group.get('initial_lr', group['lr']), (number, {}))[1]
+            masks.update({name: self.cases.penalised[name] for name in own})
+        for number, masks in alike.values():
+            if masks:
+                penalty = Penalty({name: weights[name] for name in masks}, masks, self.block_loss_grad)
                 self._groups.append((optimizer, number, penalty))
                 self._handles.append(penalty.attach(optimizer, decoupled=True))
 
@@ -189,7 +194,8 @@ class GroupRSSTHook(SparseHook):
             norm.left = self.left
         if self.logits:
             lower_logits(dict(model.named_parameters()), self.logits, shrink / accumulated)
-        runner.message_hub.update_scalar('train/reg_lambda', max(each[2].factor for each in self._groups))
+        runner.message_hub.update_scalar('train/reg_lambda', min(penalty.factor for _, _, penalty in self._groups))
+        runner.message_hub.update_scalar('train/reg_rate', shrink)
         if done % self.interval == 0 and not self._holding:
             runner.message_hub.update_scalar('train/reg_ratio', self.distance(model))
 

@@ -88,11 +88,13 @@ class GroupRSSTHook(SparseHook):
         interval: int = 20,
         filename: str = 'slim.pth',
     ) -> None:
-        super().__init__(None, schedule, strength, exponents, 1.0, block_loss_grad=block_loss_grad)
+        if not 0 < strength < math.inf:
+            raise UserError(f'GroupRSSTHook: strength is {strength!r}: a finite number above 0')
         if not 0 <= hold < 1:
             raise UserError(f'GroupRSSTHook: hold is {hold!r}: a part of the run, from 0 up to but not including 1')
         if not isinstance(interval, int) or interval < 1:
             raise UserError(f'GroupRSSTHook: interval is {interval!r}: a whole number of at least 1')
+        super().__init__(None, schedule, strength, exponents, 1.0, block_loss_grad=block_loss_grad)
         try:
             self.pruner = StructuredPruner(ratio, importance, allocation, targets, protect, round_to)
         except (TypeError, ValueError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -98,8 +99,9 @@ def fade_norms(model: nn.Module, masks: Mapping[str, Tensor]) -> list[FadingLaye
         gone = masks.get(f'{name}.weight' if name else 'weight')
         if type(module) is nn.LayerNorm and gone is not None and gone.dim() == 1:
             module.__class__ = FadingLayerNorm
-            module.gone, module.left = gone.to(module.weight.device), 1.0
-            norms.append(module)
+            norm = cast(FadingLayerNorm, module)
+            norm.gone, norm.left = gone.to(norm.weight.device), 1.0
+            norms.append(norm)
     return norms
 
 

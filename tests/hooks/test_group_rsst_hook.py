@@ -8,6 +8,8 @@ import math
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 import vadslim.hooks.group_rsst_hook as module
 from vadslim import cli, evaluate, train
@@ -15,6 +17,7 @@ from vadslim.checkpoint import load_checkpoint
 from vadslim.cli import UserError
 from vadslim.hooks import SlimModel
 from vadslim.pruning import PatternError, Structure, StructuredPruner, find_groups, mask
+from vadslim.slimming import cli as slimming
 from vadslim.testing import toy_config, toy_frames, toy_runner, write_toy_config
 
 NAMES = itertools.count()
@@ -37,10 +40,13 @@ def hook_of(runner):
 
 
 class Scores(Hook):
-    """What the network said of the validation data, and which network it was."""
+    """What the network said of the validation data, which network it was; how much LayerNorm heeds what leaves."""
 
     def __init__(self):
-        self.scores, self.widths = [], set()
+        self.scores, self.widths, self.left = [], set(), []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.left.append(getattr(runner.model.norm, 'left', None))
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.scores += [sample['scores'] for sample in outputs]
@@ -104,6 +110,15 @@ def test_kept_weights_are_far_above_penalised_ones_before_these_are_set_to_zero(
     rates = runner.message_hub.get_scalar('train/reg_rate')._log_history
     assert list(rates) == sorted(rates) and 0 < rates[0] < 0.01 and rates[-1] == 1
     assert len(ratios) == 12  # three quarters of 16
+
+
+def test_layer_norms_fade_with_the_weights(done):
+    folder, runner, scores = done
+    assert 'norm.weight' in hook_of(runner).cases.penalised
+    assert 0.99 < scores.left[0] < 1 and scores.left == sorted(scores.left, reverse=True)
+    assert len(scores.left) == 16 and scores.left[12:] == [0.0] * 4
+    left = [load_checkpoint(folder / f'epoch_{epoch}.pth')['sparse']['left'] for epoch in (1, 2, 3, 4)]
+    assert left == scores.left[3::4]
 
 
 @pytest.mark.parametrize('epoch', [1, 3])
@@ -221,6 +236,30 @@ def test_a_plan_that_removes_nothing_is_a_mistake(tmp_path):
         runner_of(tmp_path, {'ratio': 0.001}).train()
     with pytest.raises(PatternError, match="'conv9' matches none of"):
         runner_of(tmp_path, {'targets': 'conv9'}).train()
+
+
+def test_weights_that_nobody_steps_cannot_be_driven(tmp_path):
+    wrapper = {**toy_config(tmp_path)['optim_wrapper'], 'constructor': 'OnlyTheClassifier'}
+
+    @OPTIM_WRAPPER_CONSTRUCTORS.register_module(force=True)
+    class OnlyTheClassifier(DefaultOptimWrapperConstructor):
+        def __call__(self, model):
+            return super().__call__(model.classifier)
+
+    with pytest.raises(UserError, match='the optimizer steps none of the weights'):
+        runner_of(tmp_path, {'targets': 'ffn*'}, optim_wrapper=wrapper).train()
+
+
+def test_the_pruning_command_trains_the_slim_network_on(done, tmp_path):
+    """Its fine-tuning resumes at the epoch of the RSST training, with the moments."""
+    config = write_toy_config(tmp_path / 'config.py', tmp_path / 'work')
+    argv = [config, done[0] / 'slim.pth', '--pruning-ratio', 0, '--latency', 0, '--output-dir', tmp_path / 'out']
+    assert run(slimming.main, *argv, '--fine-tune', '--fine-tune-epochs', 5) == 0
+    tuned = load_checkpoint(tmp_path / 'out' / 'fine_tuned' / 'epoch_5.pth')
+    assert tuned['fine_tune']['start_epoch'] == 4
+    assert (
+        tuned['meta']['structure']['tensors'] == load_checkpoint(done[0] / 'slim.pth')['meta']['structure']['tensors']
+    )
 
 
 def test_the_plan_is_the_pruning_commands(done):

@@ -9,6 +9,8 @@ from vadslim.cli import UserError
 from vadslim.pruning import StructuredPruner, check_group, find_groups, make_structure, resize
 from vadslim.registry import MODELS
 
+SMALL = (64, 64, 'M', 128, 128, 'M', 256, 256, 'M')
+
 
 def params(model):
     return sum(parameter.numel() for parameter in model.parameters())
@@ -28,7 +30,14 @@ def params(model):
         (lambda: ResNet(18, 1000, 'imagenet'), 11_689_512),
         (lambda: ResNet(50, 1000, 'imagenet'), 25_557_032),
         (VGG, 14_728_266),
+        # by hand: convolutions 1_145_408 and their norms 1_792, then (4096 + 1) 512 and (512 + 1) 10
+        (lambda: VGG(SMALL, hidden=512, dropout=0.5), 3_249_994),
         (MobileNet, 3_217_226),
+        (lambda: VisionTransformer('tiny', 100), 2_714_980),
+        (lambda: VisionTransformer('small'), 21_342_346),
+        (lambda: VisionTransformer('base'), 85_152_010),
+        # a quarter of the weights of all layers that are half as wide on both sides
+        (lambda: ResNet(18, width=0.5), 2_797_610),
         # timm's vit_small_patch16_224
         (lambda: VisionTransformer('small', 1000, image_size=224, patch_size=16), 22_050_664),
     ],
@@ -92,6 +101,9 @@ def test_transformer_is_told_positions():
         (lambda: ResNet(stem='mnist'), 'choose from cifar, imagenet'),
         (lambda: VGG([]), 'at least one'),
         (lambda: VGG([8, 'P']), "'M' for pooling"),
+        (lambda: VGG(hidden=0), 'hidden 0: neurons, at least one'),
+        (lambda: VGG(hidden='512'), 'hidden 512: neurons'),
+        (lambda: ResNet(width=0.01), 'at least 0.015625'),
         (lambda: VGG([8, *'MMMM'], image_size=8), '4 poolings leave nothing'),
         (lambda: MobileNet(width=0.01), 'at least 0.03125'),
         (lambda: VisionTransformer('huge'), 'choose from tiny, small, base'),
@@ -124,6 +136,7 @@ FAMILIES = {
     'resnet50': (lambda: ResNet(50, image_size=16), 32 + 5),
     'vgg16': (VGG, 13),
     'custom vgg': (lambda: VGG([8, 'M', 12, 12], image_size=8), 3),
+    'small vgg': (lambda: VGG([8, 8, 'M', 12, 'M'], hidden=20, dropout=0.5, image_size=8), 3 + 1),
     'mobilenet': (lambda: MobileNet(image_size=16), 14),
     'vit_tiny': (lambda: VisionTransformer('tiny', image_size=16), 1 + 9 * 2),
     'vit_small': (lambda: VisionTransformer('small', image_size=16), 1 + 12 * 2),

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from scipy import ndimage
 
 from vadslim.classification import STATISTICS, Accuracy, Digits, ImagePreprocessor
-from vadslim.classification.preprocessor import crop_and_flip
+from vadslim.classification.preprocessor import crop_and_flip, rotate
 from vadslim.cli import UserError
 from vadslim.testing import toy_runner
 
@@ -62,13 +63,43 @@ def test_crops_and_flips_are_those_of_numpy():
     assert not torch.equal(crop_and_flip(images, 2, True), result)
 
 
-def test_only_training_is_augmented():
-    preprocessor, data = ImagePreprocessor(pad=2), batch()
+def test_rotated_as_scipy_does():
+    images = batch(6)['inputs']
+    angles = torch.tensor([0.0, 20.0, -20.0, 7.3, 90.0, 180.0])
+    result = rotate(images, angles)
+    assert result.dtype == torch.uint8 and torch.equal(result[0], images[0])
+    for image, source, angle in zip(result.numpy(), images.numpy(), angles.tolist()):
+        expected = ndimage.rotate(
+            source.astype(float), angle, axes=(2, 1), reshape=False, order=1, mode='grid-constant', cval=0
+        )
+        assert np.abs(image - expected).max() < 0.51  # rounded
+
+
+def test_rotations_are_of_all_angles():
+    """Of a white image the corners go black the farther, the more it is turned."""
+    torch.manual_seed(0)
+    preprocessor = ImagePreprocessor(((0, 0, 0), (1, 1, 1)), rotate=20)
+    data = {'inputs': torch.full((200, 3, 16, 16), 255, dtype=torch.uint8), 'labels': torch.zeros(200)}
+    lost = 1 - preprocessor(data, training=True)['inputs'].mean((1, 2, 3))
+    most = 1 - rotate(data['inputs'][:1], torch.tensor([20.0])).float().mean() / 255
+    assert lost.min() < 0.1 * most < 0.9 * most < lost.max() <= most + 1e-6
+
+
+@pytest.mark.parametrize('options', [{'pad': 2}, {'flip': True}, {'rotate': 20}])
+def test_only_training_is_augmented(options):
+    preprocessor, data = ImagePreprocessor(**options), batch(16)
     assert torch.equal(preprocessor(data)['inputs'], preprocessor(data)['inputs'])
     assert not torch.equal(preprocessor(data, training=True)['inputs'], preprocessor(data)['inputs'])
+    torch.manual_seed(1)
+    first, second = (preprocessor(data, training=True)['inputs'] for _ in range(2))
+    torch.manual_seed(1)
+    assert torch.equal(preprocessor(data, training=True)['inputs'], first) and not torch.equal(first, second)
 
 
-@pytest.mark.parametrize('options', [{'statistics': 'cifar'}, {'statistics': ((0, 0, 0), (1, 1, 0))}, {'pad': -1}])
+@pytest.mark.parametrize(
+    'options',
+    [{'statistics': 'cifar'}, {'statistics': ((0, 0, 0), (1, 1, 0))}, {'pad': -1}, {'rotate': -1}, {'rotate': 181}],
+)
 def test_preprocessor_mistakes(options):
     with pytest.raises(UserError, match='ImagePreprocessor: '):
         ImagePreprocessor(**options)

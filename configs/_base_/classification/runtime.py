@@ -7,7 +7,8 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=10),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='vadslim.CheckpointHook', interval=1, max_keep_ckpts=1),
-    sampler_seed=dict(type='DistSamplerSeedHook'))
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    sync_buffers=dict(type='SyncBuffersHook'))  # else each process has norms of its own, and saved are those of the first
 env_cfg = dict(dist_cfg=dict(backend='gloo'))
 log_level = 'INFO'
 load_from = None

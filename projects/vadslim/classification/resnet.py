@@ -148,23 +148,30 @@ class ResNet(Classifier):
         num_classes: of the data.
         stem: ``cifar`` (3 x 3, stride 1, no pooling: for images of 32 or 64 pixels) or ``imagenet`` (7 x 7 of stride 2,
             then pooling).
+        width: factor of all widths.
         options: for :class:`Classifier`.
 
     Raises:
-        UserError: there is no network of this depth, or no such stem.
+        UserError: there is no network of this depth, or no such stem; ``width`` leaves a layer without channels.
     """
 
-    def __init__(self, depth: int = 18, num_classes: int = 10, stem: str = 'cifar', **options: Any) -> None:
+    def __init__(
+        self, depth: int = 18, num_classes: int = 10, stem: str = 'cifar', width: float = 1.0, **options: Any
+    ) -> None:
         kernel, stride, size = choose({'cifar': (3, 1, 32), 'imagenet': (7, 2, 224)}, stem, 'ResNet: stem')
         super().__init__(**{'image_size': size, **options})
         block, counts = choose(RESNETS, depth, 'ResNet: depth')
-        self.conv1 = nn.Conv2d(3, 64, kernel, stride, kernel // 2, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        widths = [int(channels * width) for channels in (64, 128, 256, 512)]
+        if widths[0] < 1:
+            raise UserError(f'ResNet: width {width}: at least {1 / 64}')
+        inputs = widths[0]
+        self.conv1 = nn.Conv2d(3, inputs, kernel, stride, kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(inputs)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == 'imagenet' else nn.Identity()
-        inputs = 64
-        for number, (width, count) in enumerate(zip((64, 128, 256, 512), counts), 1):
-            self.add_module(f'layer{number}', _stage(block, inputs, width, count, 1 if number == 1 else 2, pad=False))
-            inputs = width * block.expansion
+        for number, (channels, count) in enumerate(zip(widths, counts), 1):
+            step = 1 if number == 1 else 2
+            self.add_module(f'layer{number}', _stage(block, inputs, channels, count, step, pad=False))
+            inputs = channels * block.expansion
         self.fc = nn.Linear(inputs, num_classes)
         init_conv(self)
 

@@ -5,6 +5,7 @@ from .distill_hook import DistillHook, distill_config
 from .fine_tune_hook import FineTuneHook, Start, choose_start
 from .fine_tune_schedule import FineTuneLR, fine_tune_config, fine_tune_schedule
 from .group_rsst_hook import GroupRSSTHook
+from .level_hook import LevelHook
 from .random_state_hook import RandomStateHook
 from .slim_model import SlimModel, read_structure
 from .sparse_hook import SparseHook
@@ -16,6 +17,7 @@ __all__ = [
     'FineTuneHook',
     'FineTuneLR',
     'GroupRSSTHook',
+    'LevelHook',
     'RandomStateHook',
     'SlimModel',
     'SparseHook',

@@ -97,7 +97,7 @@ class _Gradients(Importance):
         weights = {name: p for name, p in twin.named_parameters() if name in needed}
         with random_state_kept():
             for number, batch in numbered(batches, self):
-                values = self._values(twin, weights, batch, number)
+                values = self.values(twin, weights, batch, number)
                 for name, total in self._unit_sums(groups, gates, weights, values).items():
                     sums[name] += self._of_batch(total)
                 count += 1
@@ -135,9 +135,7 @@ class _Gradients(Importance):
             return value
         return (weights[part.tensor].detach().double() - part.mask_value) ** self.power * value
 
-    def _gradients(
-        self, twin: nn.Module, weights: Mapping[str, Tensor], batch: Batch, number: int
-    ) -> dict[str, Tensor]:
+    def gradients(self, twin: nn.Module, weights: Mapping[str, Tensor], batch: Batch, number: int) -> dict[str, Tensor]:
         """Gradients of one batch's loss; of weights that do not matter to it there are none."""
         for weight in weights.values():
             weight.grad = None
@@ -149,7 +147,7 @@ class _Gradients(Importance):
                 loss.backward()
         return {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
 
-    def _values(self, twin: nn.Module, weights: Mapping[str, Tensor], batch: Batch, number: int) -> dict[str, Tensor]:
+    def values(self, twin: nn.Module, weights: Mapping[str, Tensor], batch: Batch, number: int) -> dict[str, Tensor]:
         """What a batch says of every weight."""
         raise NotImplementedError
 
@@ -172,8 +170,8 @@ class Taylor(_Gradients):
 
     power = 1
 
-    def _values(self, twin: nn.Module, weights: Mapping[str, Tensor], batch: Batch, number: int) -> dict[str, Tensor]:
-        return self._gradients(twin, weights, batch, number)
+    def values(self, twin: nn.Module, weights: Mapping[str, Tensor], batch: Batch, number: int) -> dict[str, Tensor]:
+        return self.gradients(twin, weights, batch, number)
 
     def _of_batch(self, total: np.ndarray) -> np.ndarray:
         return total**2
@@ -203,8 +201,8 @@ class Fisher(_Gradients):
 
     power = 2
 
-    def _values(self, twin: nn.Module, weights: Mapping[str, Tensor], batch: Batch, number: int) -> dict[str, Tensor]:
-        return {name: grad**2 for name, grad in self._gradients(twin, weights, batch, number).items()}
+    def values(self, twin: nn.Module, weights: Mapping[str, Tensor], batch: Batch, number: int) -> dict[str, Tensor]:
+        return {name: grad**2 for name, grad in self.gradients(twin, weights, batch, number).items()}
 
     def _score(self, mean: np.ndarray) -> np.ndarray:
         return mean / 2
@@ -237,7 +235,7 @@ class Hessian(_Gradients):
             raise ValueError(f'step is {step!r}, a positive number is needed')
         self.probes, self.step, self.seed = probes, step, seed
 
-    def _values(self, twin: nn.Module, weights: Mapping[str, Tensor], batch: Batch, number: int) -> dict[str, Tensor]:
+    def values(self, twin: nn.Module, weights: Mapping[str, Tensor], batch: Batch, number: int) -> dict[str, Tensor]:
         diagonal = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
         before = {name: weight.detach().clone() for name, weight in weights.items()}
         # of weights that are all zero only those of logits matter, and theirs is the scale of a logit
@@ -245,20 +243,21 @@ class Hessian(_Gradients):
         generator = torch.Generator()
         for probe in range(self.probes):
             generator.manual_seed(int(np.random.SeedSequence([self.seed, number, probe]).generate_state(1)[0]))
-            signs = {
-                name: torch.randint(2, weight.shape, generator=generator).to(weight) * 2 - 1
-                for name, weight in before.items()
-            }
+            signs = {name: self.signs(name, weight, generator) for name, weight in before.items()}
             for side in (1, -1):
                 with torch.no_grad():
                     for name, weight in weights.items():
                         weight.copy_(before[name] + side * steps[name] * signs[name])
-                for name, grad in self._gradients(twin, weights, batch, number).items():
+                for name, grad in self.gradients(twin, weights, batch, number).items():
                     diagonal[name] += side * signs[name] * grad / (2 * steps[name] * self.probes)
         with torch.no_grad():
             for name, weight in weights.items():
                 weight.copy_(before[name])
         return diagonal
+
+    def signs(self, name: str, weight: Tensor, generator: torch.Generator) -> Tensor:
+        """Which way a probe moves each weight of a tensor: 1 or -1; where it is 0, the weight stays and scores 0."""
+        return torch.randint(2, weight.shape, generator=generator).to(weight) * 2 - 1
 
     def _score(self, mean: np.ndarray) -> np.ndarray:
         return np.asarray(np.abs(mean) / 2)

@@ -104,7 +104,9 @@ def _slim_moments(network: Network, step: Structure, state: Any) -> tuple[dict[s
     return slice_optimizer_state(state, names, step, shapes)
 
 
-def write_config(path: Path, source: Path, cfg: Config, changed: bool, lost: Sequence[str]) -> list[Path]:
+def write_config(
+    path: Path, source: Path, cfg: Config, changed: bool, lost: Sequence[str], checkpoint: str = SLIM
+) -> list[Path]:
     """Writes the config that builds, trains and tests the slim network; it inherits the original one.
 
     Args:
@@ -113,6 +115,7 @@ def write_config(path: Path, source: Path, cfg: Config, changed: bool, lost: Seq
         cfg: what it contains, with ``--cfg-options``.
         changed: there were such options; the new config then inherits a full copy that has them.
         lost: what the network has lost, for the header: units, and a line per edit.
+        checkpoint: name of the slim network's, in the same folder.
 
     Returns:
         The other files that it needs.
@@ -131,7 +134,7 @@ def write_config(path: Path, source: Path, cfg: Config, changed: bool, lost: Seq
         file.write(
             f'''"""{source.name} without {lost[0]}; {STRUCTURE} says which.
 {edits}
-Test it with:   python tools/test.py {path.name} {SLIM}
+Test it with:   python tools/test.py {path.name} {checkpoint}
 Train it with:  python tools/train.py {path.name}
 """
 
@@ -143,7 +146,7 @@ model = dict(
     architecture={{{{{architecture}}}}},
     structure='{{{{ fileDirname }}}}/{STRUCTURE}',
 )
-load_from = '{{{{ fileDirname }}}}/{SLIM}'
+load_from = '{{{{ fileDirname }}}}/{checkpoint}'
 '''
         )
     return others

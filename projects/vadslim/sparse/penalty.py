@@ -107,6 +107,8 @@ class Penalty:
     def _apply(self, optimizer: Optimizer, shrinks: bool) -> None:
         if not 0 <= self.factor < math.inf:
             raise SparseError(f'lambda is {self.factor}; it is a finite number, 0 or more')
+        if self.factor == 0 and not self.block_loss_grad:
+            return
         for group in optimizer.param_groups:
             weights = [p for p in group['params'] if id(p) in self._names and p.grad is not None]
             if not weights:

@@ -5,7 +5,7 @@ data_root = 'data/tiny-imagenet-200'
 data = dict(
     num_classes=200,
     image_size=64,
-    data_preprocessor=dict(type='vadslim.ImagePreprocessor', statistics='tiny_imagenet', flip=True))
+    data_preprocessor=dict(type='vadslim.ImagePreprocessor', statistics='tiny_imagenet', flip=True, rotate=20))
 
 train_dataloader = dict(
     batch_size=128,

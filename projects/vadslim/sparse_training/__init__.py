@@ -1,0 +1,1 @@
+"""Sparse training under the Runner: levels linked by files. ``tools/main_imp_fillback.py`` is its door."""

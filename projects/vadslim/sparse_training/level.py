@@ -1,0 +1,310 @@
+"""One level: masks from what the level before left, a training under them, and what the network is worth then."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner, set_random_seed
+from torch import Tensor, nn
+
+from vadslim.checkpoint import load_checkpoint, save_checkpoint
+from vadslim.cli import UserError, say
+from vadslim.experiment import add_hooks, weights_of
+from vadslim.hooks import LevelHook
+from vadslim.hooks.checkpoint_hook import find_latest
+from vadslim.hooks.structure_hook import differences, shorten
+from vadslim.launch import adapt_to_device, on_rank_0
+from vadslim.registry import MODELS
+from vadslim.slimming.batches import loss_batches
+from vadslim.sparse import cases, dense_masks, densities, load_masks, remain_weight, save_masks, start, with_companions
+from vadslim.sparse_training.pruning import Pruned, classifier, next_masks, prunable
+from vadslim.sparse_training.settings import Settings
+from vadslim.sparse_training.start import initial_weights, rewound
+from vadslim.stages import Step, open_step
+
+INIT, MASKS, MODEL, BEST, REPORT = 'init.pth', 'masks.pth', 'model.pth', 'best.pth', 'pruning.txt'
+TRAINING = 'training'
+METRIC = 'accuracy/top1'
+#: settings that the dense level does not depend on, so that runs of several methods can share it
+_LATER = {
+    'struct', 'pruning_times', 'rate', 'scope', 'progressive_rate', 'layer_rates', 'conv1', 'fc', 'criteria',
+    'criteria_batches', 'fillback_rate', 'prune_type', 'rewind_epoch', 'RST_schedule', 'reg_granularity_prune',
+    'reg_ceiling', 'exponents', 'reg_mode', 'block_loss_grad', 'target_accuracy', 'vit_structured',
+    'vit_prune_target', 'mlp_prune_ratio', 'sorting_mode', 'distill', 'alpha', 'temperature',
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all levels of a run share.
+
+    Attributes:
+        cfg: of the dense network.
+        settings: of the run.
+        folder: of the run.
+        dense: folder of level 0.
+        launcher: who started the processes, 'none' for one.
+        inputs: files that level 0 starts from: ``init``, ``pretrained``.
+        overwrite: replace levels of other settings.
+        slim: write structured levels as smaller networks, too.
+    """
+
+    cfg: Config
+    settings: Settings
+    folder: Path
+    dense: Path
+    launcher: str = 'none'
+    inputs: Mapping[str, Path] | None = None
+    overwrite: bool = False
+    slim: bool = False
+
+    def level_folder(self, number: int) -> Path:
+        """Where a level's files are."""
+        return self.folder / f'level_{number}' if number else self.dense
+
+
+def run_level(run: Run, number: int) -> dict[str, Any]:
+    """Train a level and rate it; a whole one is reused, an interrupted one goes on.
+
+    Returns:
+        The level's entry of ``results.json``.
+
+    Raises:
+        UserError: its folder holds other settings' results; and all that a training raises.
+    """
+    step = on_rank_0(lambda: _open(run, number))
+    if step.done:
+        say(f'level {number}: {step.folder}: done already, reused')
+        return dict(step.done['result'])
+    begun = time.monotonic()
+    pruned = on_rank_0(lambda: _prepare(run, number, step.folder))
+    say(
+        f'level {number} of {run.settings.pruning_times - 1}: {remain_weight(pruned.refill):.2f} % of the weights '
+        f'({run.settings.epochs} epochs in {step.folder})'
+    )
+    cfg = level_config(run, number, step.folder, pruned)
+    result = _train(run, cfg, step.folder, pruned)
+    result = {'level': number, **result, 'struct_head': pruned.heads}
+    if is_main_process():
+        result['size'] = _size(run, number, step.folder)
+        result['seconds'] = round(time.monotonic() - begun, 1)
+        names = [MASKS, MODEL, BEST, *([INIT] if number == 0 else [])]
+        step.finish(names, result, time.monotonic() - begun)
+    return on_rank_0(lambda: result)
+
+
+def _open(run: Run, number: int) -> Step:
+    """The step of a level; its recipe is all that its numbers depend on."""
+    settings = run.settings.to_dict()
+    if number == 0:
+        settings = {name: value for name, value in settings.items() if name not in _LATER}
+        if run.settings.prune_type == 'rewind_lt':
+            settings['rewind_epoch'] = run.settings.rewind_to
+    else:
+        settings.pop('pruning_times')  # more levels can be added
+    cfg = run.cfg.to_dict()
+    parts = ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'optim_wrapper', 'param_scheduler')
+    recipe = {'level': number, 'settings': settings, **{name: cfg.get(name) for name in parts}}
+    recipe['hooks'] = cfg.get('custom_hooks')
+    inputs = dict(run.inputs or {})
+    if number:
+        before = run.level_folder(number - 1)
+        inputs = {'model': before / MODEL, 'init': _rewind_file(run)}
+        if number > 1:
+            inputs['masks'] = before / MASKS
+        if run.settings.distill:
+            inputs['teacher'] = run.dense / BEST
+    leaves = [MASKS, MODEL, BEST, INIT, REPORT, TRAINING, 'slim']
+    return open_step(run.level_folder(number), f'level {number}', recipe, inputs, run.overwrite, leaves)
+
+
+def _rewind_file(run: Run) -> Path:
+    if run.settings.prune_type == 'rewind_lt':
+        return run.dense / TRAINING / 'rewind.pth'
+    return run.dense / INIT
+
+
+def build(cfg: Config) -> nn.Module:
+    """The network of a config with the random weights of its seed."""
+    set_random_seed(cfg.randomness.seed)
+    model = MODELS.build(copy.deepcopy(cfg.model))
+    if hasattr(model, 'init_weights'):
+        model.init_weights()
+    return model
+
+
+def _prepare(run: Run, number: int, folder: Path) -> Pruned:
+    """Masks and weights of the level's start, as files; those of an interrupted attempt are the same."""
+    model = build(run.cfg)
+    work = folder / TRAINING
+    work.mkdir(exist_ok=True)
+    if number == 0:
+        masks = dense_masks(prunable(model, run.settings))
+        pruned = Pruned(masks, masks)
+        state = initial_weights(model, run.inputs or {})
+        save_checkpoint({'state_dict': state, 'meta': {'seed': run.settings.seed}}, folder / INIT)
+        _store(folder, pruned, pruned.current, pruned.refill, state)
+        return pruned
+    before = run.level_folder(number - 1)
+    load(model, before / MODEL)
+    # what is prunable is this run's to say, level 0 may be another's
+    masks = load_masks(before / MASKS)[1] if number > 1 else dense_masks(prunable(model, run.settings))
+    model.eval()
+    batches = loss_batches(run.cfg, run.settings.criteria_batches, run.settings.seed, shared=False)
+    pruned = next_masks(model, masks, run.settings, number, batches)
+    if pruned.report:
+        print('\n'.join(pruned.report), flush=True)
+        (folder / REPORT).write_text('\n'.join(pruned.report) + '\n', encoding='utf-8')
+    held = pruned.current, pruned.refill
+    if run.settings.struct != 'imp':
+        from vadslim.analysis import find_example
+
+        example = find_example(model, run.cfg, small=True)
+        if example is not None:
+            held = tuple(with_companions(model, masks, example.run) for masks in held)  # type: ignore[assignment]
+    state = rewound(build(run.cfg), load_checkpoint(_rewind_file(run))['state_dict'], run.settings.prune_type)
+    weights = {name: state[name] for name in held[0]}
+    state |= start(weights, cases(*held))
+    _store(folder, pruned, *held, state)
+    return pruned
+
+
+def _store(folder: Path, pruned: Pruned, current: Mapping, refill: Mapping, state: Mapping[str, Tensor]) -> None:
+    """The files of the level's start: those that the training reads hold the companions' masks as well."""
+    save_masks(folder / TRAINING / MASKS, current, refill)
+    save_checkpoint({'state_dict': dict(state), 'meta': {}}, folder / TRAINING / 'start.pth')
+    save_masks(folder / MASKS, pruned.current, pruned.refill)
+
+
+def load(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Give a network the weights of a checkpoint; returns what the file holds.
+
+    Raises:
+        UserError: they are of another network.
+    """
+    content = load_checkpoint(path)
+    state = weights_of(content, path)
+    if problems := differences(model, state):
+        raise UserError(f'{path}: is not of this {type(model).__name__}: {shorten(problems)}')
+    model.load_state_dict(state)
+    return content
+
+
+def level_config(run: Run, number: int, folder: Path, pruned: Pruned) -> Config:
+    """The config of the level's training."""
+    cfg, settings = copy.deepcopy(run.cfg), run.settings
+    work = folder / TRAINING
+    hooks = list(cfg.get('custom_hooks') or [])
+    sparse = {
+        'type': 'vadslim.SparseHook',
+        'masks': str(work / MASKS),
+        'schedule': settings.RST_schedule,
+        **_lambda(cfg, settings),
+        'exponents': settings.exponents,
+        'reg_mode': settings.reg_mode,
+        'block_loss_grad': settings.block_loss_grad,
+        'target': settings.target_accuracy,
+        'metric': METRIC,
+    }
+    scalars = {'remain_weight': remain_weight(pruned.refill), 'remain_weight_element': remain_weight(pruned.current)}
+    if pruned.heads is not None:
+        scalars['struct_head'] = pruned.heads
+    level: dict[str, Any] = {'type': 'vadslim.LevelHook', 'metric': METRIC, 'scalars': scalars}
+    if number == 0 and settings.prune_type == 'rewind_lt':
+        level['rewind_epoch'] = settings.rewind_to
+    cfg.custom_hooks = [*hooks, sparse, level]
+    if number and settings.distill:
+        cfg.custom_hooks = [*cfg.custom_hooks, _teacher(run)]
+        cfg.model.loss_weight = settings.alpha
+    add_hooks(cfg)
+    cfg.default_hooks['checkpoint'].update(by_epoch=True, interval=1, save_last=True, max_keep_ckpts=1)
+    cfg.work_dir = str(work)
+    latest = find_latest(work)
+    cfg.load_from, cfg.resume = str(latest or work / 'start.pth'), latest is not None
+    _name(cfg, run, number)
+    return cfg
+
+
+def _lambda(cfg: Config, settings: Settings) -> dict[str, float]:
+    """What lambda grows to, and its ceiling. Optimizers that shrink weights by lr * lambda take both times 1 / lr."""
+    optimizer = cfg.optim_wrapper.optimizer
+    unit = 1.0 if str(optimizer.type) == 'SGD' or settings.reg_mode == 'upstream' else 1 / float(optimizer.lr)
+    return {'granularity': unit * settings.reg_granularity_prune, 'ceiling': unit * settings.reg_ceiling}
+
+
+def _teacher(run: Run) -> dict[str, Any]:
+    """Level 0 teaches: alpha CE + (1 - alpha) T^2 KL (Hinton et al., 2015), the KL a mean over images."""
+    settings = run.settings
+    loss = {
+        'module': classifier(build(run.cfg)),
+        'kind': 'kl',
+        'weight': 1 - settings.alpha,
+        'temperature': settings.temperature,
+    }
+    return {'type': 'vadslim.DistillHook', 'teacher': {'checkpoint': str(run.dense / BEST)}, 'losses': [loss]}
+
+
+def _name(cfg: Config, run: Run, number: int) -> None:
+    """Names belong to one Runner only; WandB's curves of all levels are one run."""
+    name = run.folder.name
+    cfg.experiment_name = f'{name}_level_{number}_{time.time_ns()}'
+    for backend in (cfg.get('visualizer') or {}).get('vis_backends') or ():
+        if str(backend.get('type')).endswith('WandbVisBackend'):
+            own = {'project': 'RSST', 'name': name, 'group': name, 'config': run.settings.to_dict()}
+            own['id'] = f'{zlib.crc32(str(run.folder.absolute()).encode()):08x}'
+            own.update(resume='allow', mode=os.environ.get('WANDB_MODE', 'offline'))
+            backend.init_kwargs = {**own, **(backend.get('init_kwargs') or {})}
+
+
+def _train(run: Run, cfg: Config, folder: Path, pruned: Pruned) -> dict[str, Any]:
+    """Train; then test the network as it is and as it was after its best epoch."""
+    adapt_to_device(cfg, run.launcher)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    hook = next(hook for hook in runner._hooks if isinstance(hook, LevelHook))
+    best = folder / TRAINING / f'best_epoch_{hook.best}.pth'
+    tested = {}
+    for name, source in ((MODEL, None), (BEST, best)):
+        if source is not None:
+            load(model, source)
+        # by the loop alone: runner.test() would set up and close again what the training has set up and closed
+        tested[name] = float(runner.test_loop.run()[METRIC])
+        if is_main_process():
+            _save(model, folder / name, pruned, hook.best if source else runner.epoch, tested[name])
+    val = next(row['val'] for row in hook.history if row['epoch'] == hook.best)
+    return {
+        'remain_weight': remain_weight(pruned.refill),
+        'remain_weight_element': remain_weight(pruned.current),
+        'density': densities(pruned.refill),
+        'best_epoch': hook.best,
+        'val': val,
+        'test': tested[BEST],
+        'test_last': tested[MODEL],
+        'history': hook.history,
+    }
+
+
+def _save(model: nn.Module, path: Path, pruned: Pruned, epoch: int, test: float) -> None:
+    state = {name: value.cpu() for name, value in model.state_dict().items()}
+    masks = {name: mask.cpu() for name, mask in pruned.refill.items()}
+    save_checkpoint({'state_dict': state, 'masks': masks, 'meta': {'epoch': epoch, 'test': test}}, path)
+
+
+def _size(run: Run, number: int, folder: Path) -> dict[str, int] | None:
+    """What is left when the dead units are removed for real; None of element-wise masks."""
+    if number == 0 or run.settings.struct == 'imp':
+        return None
+    from vadslim.sparse_training.metal import slim_size
+
+    return slim_size(run.cfg, folder / BEST)

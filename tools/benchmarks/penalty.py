@@ -1,0 +1,203 @@
+#!/usr/bin/env python
+"""What RSST adds to a training step: the growing penalty and the hard mask, beside plain training.
+
+    python tools/benchmarks/penalty.py [--networks resnet20 vit_small] [--repeats 21] [--output numbers.json]
+
+Two copies of a network train in turn on the same batch, one by the plain optimizer, one with ``Penalty`` and
+``HardMask`` attached; every second pair in the other order. Masks are RSST's cases at 50 % and 20 % of the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from scipy.stats import quantile_test
+from torch import nn
+from torch.nn import functional
+
+from vadslim.analysis.latency import device_name, now
+from vadslim.classification import CIFARResNet, VisionTransformer
+from vadslim.cli import Parser, UserError, at_least, run
+from vadslim.sparse import (
+    VIT_LAYERS,
+    Cases,
+    HardMask,
+    Penalty,
+    cases,
+    dense_masks,
+    density,
+    imp,
+    penalty_factor,
+    prunable_weights,
+    refill,
+    row_sums,
+    start,
+)
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    'resnet20': lambda: CIFARResNet(20),
+    'vit_small': lambda: VisionTransformer('small'),
+}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    'SGD': lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4),
+    'AdamW': lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05),
+}
+REMAINING = (0.5, 0.2)
+HOOKS = ('register_step_pre_hook', 'register_step_post_hook')
+
+
+def clock(device: torch.device) -> float:
+    """Seconds; of this process's CPU time where that is what computes, so that others on the machine count less."""
+    return now(device) if device.type == 'cuda' else time.process_time()
+
+
+def weights_of(name: str, model: nn.Module) -> dict[str, nn.Parameter]:
+    """The prunable weights, as RSST takes them."""
+    return prunable_weights(model, (nn.Linear,), VIT_LAYERS, ()) if 'vit' in name else prunable_weights(model)
+
+
+def rsst_cases(weights: dict[str, nn.Parameter], remaining: float) -> Cases:
+    """A level of RSST: from dense weights, global magnitude pruning, then as many whole rows with the largest sums."""
+    current = imp(weights, dense_masks(weights), 1 - remaining)
+    return cases(current, refill(current, row_sums(weights, current)))
+
+
+class Training:
+    """One network and its optimizer.
+
+    Args:
+        model: trains on its device.
+        optimizer: name in OPTIMIZERS.
+        sparse: its prunable weights and RSST's cases; None trains plainly.
+
+    Attributes:
+        inside: seconds that the hooks of the last step took (not on a GPU, which works on while they return).
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: str, sparse: tuple[dict[str, nn.Parameter], Cases] | None = None
+    ) -> None:
+        self.model, self.inside, self.penalty = model.train(), 0.0, None
+        self.optimizer = OPTIMIZERS[optimizer](model.parameters())
+        if sparse is None:
+            return
+        weights, case = sparse
+        with torch.no_grad():
+            for name, value in start(weights, case).items():
+                weights[name].copy_(value)
+        self.penalty = Penalty(weights, case.penalised)
+        mask = HardMask(weights, case.active)
+        for hook, attach in zip(HOOKS, (self.penalty.attach, mask.attach)):
+            # hooks run in the order in which they were registered: this one first, then ours, then the clock again
+            getattr(self.optimizer, hook)(lambda *_: self._clock(-1))
+            attach(self.optimizer)
+            getattr(self.optimizer, hook)(lambda *_: self._clock(1))
+
+    def _clock(self, sign: int) -> None:
+        self.inside += sign * time.process_time()
+
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor, progress: float) -> float:
+        """Train on one batch; the seconds it took."""
+        self.inside = 0.0
+        begin = clock(inputs.device)
+        self.optimizer.zero_grad()
+        functional.cross_entropy(self.model(inputs), labels).backward()
+        if self.penalty is not None:
+            self.penalty.factor = penalty_factor('exp_custom_exponents', progress)
+        self.optimizer.step()
+        return clock(inputs.device) - begin
+
+
+def compare(name: str, optimizer: str, remaining: float, args: argparse.Namespace) -> dict[str, Any]:
+    """Time one network with one optimizer.
+
+    Returns:
+        Milliseconds of both (medians), and by how many percent the step with penalty takes longer: the median over the
+        pairs with its 95 % confidence interval (order statistics), and what the hooks alone took of a plain step.
+    """
+    torch.manual_seed(0)
+    model = NETWORKS[name]().to(args.device)
+    inputs = torch.randn(args.batch, 3, 32, 32, device=args.device)
+    labels = torch.randint(10, (args.batch,), device=args.device)
+    twin = copy.deepcopy(model)
+    weights = weights_of(name, twin)
+    case = rsst_cases(weights, remaining)
+    both = [Training(model, optimizer), Training(twin, optimizer, (weights, case))]
+    pairs, inside = [], []
+    for i in track(range(-args.warmup, args.repeats), f'{name}, {optimizer}, {remaining:.0%}', transient=True):
+        seconds = [0.0, 0.0]
+        for which in (0, 1) if i % 2 else (1, 0):
+            seconds[which] = both[which].step(inputs, labels, max(i, 0) / args.repeats)
+        if i >= 0:
+            pairs.append(seconds)
+            inside.append(both[1].inside)
+    percent = [100 * (sparse / plain - 1) for plain, sparse in pairs]
+    interval = quantile_test(percent, q=statistics.median(percent), p=0.5).confidence_interval()
+    plain, sparse = (statistics.median(column) for column in zip(*pairs))
+    return {
+        'network': name,
+        'optimizer': optimizer,
+        'remaining': remaining,
+        'penalised': density(case.penalised),
+        'masked': density(case.removed),
+        'plain_ms': 1000 * plain,
+        'sparse_ms': 1000 * sparse,
+        'percent': statistics.median(percent),
+        'interval': [float(interval.low), float(interval.high)],
+        'hooks_percent': None if args.device.type == 'cuda' else 100 * statistics.median(inside) / plain,
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    names = ['network', 'optimizer', 'remaining', 'penalised', 'masked', 'plain ms', 'with penalty ms', 'more', 'hooks']
+    lines = [f'| {" | ".join(names)} |', f'|{"---|" * len(names)}']
+    for row in rows:
+        low, high = row['interval']
+        hooks = '' if row['hooks_percent'] is None else f'{row["hooks_percent"]:.2f} %'
+        lines.append(
+            f'| {row["network"]} | {row["optimizer"]} | {row["remaining"]:.0%} | {row["penalised"]:.0%} '
+            f'| {row["masked"]:.0%} | {row["plain_ms"]:.1f} | {row["sparse_ms"]:.1f} '
+            f'| {row["percent"]:.2f} % ({low:.2f} to {high:.2f}) | {hooks} |'
+        )
+    return '\n'.join(lines)
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS), help='(both)')
+    parser.add_argument('--optimizers', nargs='+', choices=OPTIMIZERS, default=list(OPTIMIZERS), help='(both)')
+    parser.add_argument('--batch', type=at_least(1), default=32, help='images of 32 x 32 (32)')
+    parser.add_argument('--repeats', type=at_least(6), default=21, help='pairs of steps (21)')
+    parser.add_argument('--warmup', type=at_least(0), default=3, help='pairs before them that are not timed (3)')
+    parser.add_argument('--threads', type=at_least(1), default=1, help="torch's threads (1)")
+    parser.add_argument('--device', type=torch.device, default=torch.device('cpu'), help='cpu or cuda (cpu)')
+    parser.add_argument('--output', type=Path, help='JSON file of all numbers')
+    args = parser.parse_args(argv)
+    if args.output and not args.output.absolute().parent.is_dir():
+        raise UserError(f'--output {args.output}: there is no such folder')
+    torch.set_num_threads(args.threads)
+    rows = [
+        compare(name, optimizer, remaining, args)
+        for name in args.networks
+        for optimizer in args.optimizers
+        for remaining in REMAINING
+    ]
+    where = f'{device_name(args.device)}, {args.threads} thread(s), torch {torch.__version__}'
+    print(f'{where}, batch {args.batch}, {args.repeats} pairs\n\n{table(rows)}')
+    if args.output:
+        args.output.write_text(json.dumps({'where': where, 'batch': args.batch, 'rows': rows}, indent=1))
+
+
+if __name__ == '__main__':
+    sys.exit(run(main))

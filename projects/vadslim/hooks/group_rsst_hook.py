@@ -127,14 +127,13 @@ class GroupRSSTHook(SparseHook):
             plan = [self.pruner.plan(still, groups)]
         broadcast_object_list(plan)
         kept = plan[0]
-        if all(len(kept.get(group.name, range(group.num_units))) == group.num_units for group in groups):
+        gone = [number for group in groups if (number := group.num_units - len(kept[group.name]))]
+        if not gone:
             raise UserError(f'GroupRSSTHook: ratio {self.asked["ratio"]} removes none of the units it may remove')
         penalised, self.logits = leaving(model, groups, kept)
         self.step, self.start, self.left = make_structure(model, groups, kept), runner.iter, 1.0
-        units = sum(group.num_units for group in groups if group.name in kept)
-        gone = units - sum(map(len, kept.values()))
         runner.logger.info(
-            f'{gone} units of {len([g for g in groups if len(kept[g.name]) < g.num_units])} Groups are to leave: '
+            f'{sum(gone)} units of {len(gone)} Groups are to leave: '
             f'{sum(int(mask.sum()) for mask in penalised.values()):,} weights are penalised'
         )
         none = {name: torch.zeros_like(mask) for name, mask in penalised.items()}

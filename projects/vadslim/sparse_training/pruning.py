@@ -101,7 +101,7 @@ def next_masks(
     if settings.fc:
         units.pop(f'{classifier(model)}.weight')  # whole rows of it are classes
     if settings.vit_structured:
-        layers = find_units(model, units, settings.vit_prune_target)
+        layers = find_units(model, units)
         scores = unit_scores(model, layers, weights, element, settings.criteria, batches, settings.seed)
         ratio = rate if settings.mlp_prune_ratio is None else settings.mlp_prune_ratio
         result = regroup(
@@ -117,4 +117,4 @@ def next_masks(
 
 
 def _heads(model: nn.Module, weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> float | None:
-    return units_left(find_units(model, weights, 'head'), masks) if is_vit(model) else None
+    return units_left(find_units(model, weights), masks) if is_vit(model) else None

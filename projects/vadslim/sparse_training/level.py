@@ -225,7 +225,6 @@ def level_config(run: Run, number: int, folder: Path, pruned: Pruned) -> Config:
     cfg.custom_hooks = [*hooks, sparse, level]
     if number and settings.distill:
         cfg.custom_hooks = [*cfg.custom_hooks, _teacher(run)]
-        cfg.model.loss_weight = settings.alpha
     add_hooks(cfg)
     cfg.default_hooks['checkpoint'].update(by_epoch=True, interval=1, save_last=True, max_keep_ckpts=1)
     cfg.work_dir = str(work)
@@ -251,7 +250,8 @@ def _teacher(run: Run) -> dict[str, Any]:
         'weight': 1 - settings.alpha,
         'temperature': settings.temperature,
     }
-    return {'type': 'vadslim.DistillHook', 'teacher': {'checkpoint': str(run.dense / BEST)}, 'losses': [loss]}
+    teacher = {'checkpoint': str(run.dense / BEST)}
+    return {'type': 'vadslim.DistillHook', 'teacher': teacher, 'losses': [loss], 'own': settings.alpha}
 
 
 def _name(cfg: Config, run: Run, number: int) -> None:

@@ -12,6 +12,7 @@ from vadslim.cli import UserError
 from vadslim.sparse import (
     VIT_LAYERS,
     Masks,
+    check_stable,
     imp,
     layer_rates,
     progressive_rate,
@@ -71,6 +72,28 @@ def prunable(model: nn.Module, settings: Settings) -> dict[str, nn.Parameter]:
     if not weights:
         raise UserError(f'{type(model).__name__} has no weights to prune: no convolution but the stem, no attn.qkv')
     return {name: weight for name, weight in model.named_parameters() if name in weights}
+
+
+def check(model: nn.Module, settings: Settings, optimizer: Mapping[str, Any]) -> None:
+    """Raise before level 0 is trained what the levels after it would raise.
+
+    Args:
+        model: As it is built.
+        settings: Of the run.
+        optimizer: Its config.
+
+    Raises:
+        SparseError, UserError: settings that do not fit the network, a lambda under which training diverges.
+    """
+    weights = prunable(model, settings)
+    if settings.layer_rates:
+        layer_rates(weights, settings.rate, settings.layer_rates)
+    if settings.vit_structured:
+        find_units(model, weights)
+    if settings.struct == 'rsst' and settings.reg_mode == 'progress' and str(optimizer['type']) == 'SGD':
+        highest = min(settings.reg_granularity_prune, settings.reg_ceiling)
+        momentum, decay = optimizer.get('momentum', 0.0), optimizer.get('weight_decay', 0.0)
+        check_stable(highest, optimizer['lr'], momentum, decay, optimizer.get('nesterov', False))
 
 
 def next_masks(

@@ -18,7 +18,7 @@ TOOLS = sorted((ROOT / 'tools').rglob('*.py'))
 # Part of vadslim -> the other parts that it may import. A new part needs a line here.
 BASE = {'checkpoint', 'cli', 'files', 'image_norm', 'registry'}
 TOOLKIT = {'analysis', 'hooks', 'pruning', 'sparse', 'stages', *BASE}
-COMMANDS = {'evaluate', 'experiment', 'launch', 'options', 'slimming', 'train'}
+COMMANDS = {'evaluate', 'experiment', 'launch', 'options', 'slimming', 'sparse_training', 'train'}
 ARROWS = {
     '__init__': set(),
     'registry': set(),
@@ -37,6 +37,7 @@ ARROWS = {
     'examples': TOOLKIT,
     'testing': TOOLKIT,
     **dict.fromkeys(COMMANDS, TOOLKIT | COMMANDS),
+    'sparse_training': {'classification', *TOOLKIT, *COMMANDS},
     **dict.fromkeys(('browse', 'demo', 'visualize'), {'vad', 'visualize', *TOOLKIT, *COMMANDS}),
 }
 HEAVY = {'mmcv', 'mmdet', 'mmdet3d', 'nuscenes'}  # belong to vad; nuscenes to nuscenes_data as well

@@ -254,8 +254,11 @@ def test_zero_must_stay_zero_on_the_way():
     assert dead_units(*dead_of(Gate(nn.functional.gelu).without(1, 4))) == {'one.channels': [1, 4]}
     assert dead_units(*dead_of(Gate(torch.sigmoid).without(1, 4))) == {}
     assert dead_units(*dead_of(Gate(lambda x: (1 - x).relu()).without(1))) == {}
-    both_sides = Gate(lambda x: x.relu() - (-x[:, list(range(8))]).relu())
-    assert dead_units(*dead_of(both_sides)) == {}
+    assert dead_units(*dead_of(Gate(lambda x: (-x).relu()))) == {}
+    assert dead_units(*dead_of(Gate(lambda x: (-x).relu()).without(5))) == {'one.channels': [5]}
+    behind_relu = Gate(lambda x: (-x).relu())
+    behind_relu.one = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.ReLU(), nn.Conv2d(4, 8, 1, bias=False))
+    assert dead_units(*dead_of(behind_relu)) == {}
 
 
 def test_a_channel_that_is_zero_for_this_input_only_stays():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import statistics
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import track
 from scipy.stats import quantile_test
 from torch import nn
@@ -27,7 +29,7 @@ from torch.nn import functional
 
 from vadslim.analysis.latency import device_name, now
 from vadslim.classification import CIFARResNet, VisionTransformer
-from vadslim.cli import Parser, UserError, at_least, run
+from vadslim.cli import Parser, UserError, at_least, fraction, run
 from vadslim.sparse import (
     VIT_LAYERS,
     Cases,
@@ -52,7 +54,6 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     'SGD': lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4),
     'AdamW': lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05),
 }
-REMAINING = (0.5, 0.2)
 HOOKS = ('register_step_pre_hook', 'register_step_post_hook')
 
 
@@ -134,7 +135,13 @@ def compare(name: str, optimizer: str, remaining: float, args: argparse.Namespac
     case = rsst_cases(weights, remaining)
     both = [Training(model, optimizer), Training(twin, optimizer, (weights, case))]
     pairs, inside = [], []
-    for i in track(range(-args.warmup, args.repeats), f'{name}, {optimizer}, {remaining:.0%}', transient=True):
+    progress = track(
+        range(-args.warmup, args.repeats),
+        f'{name}, {optimizer}, {remaining:.0%}',
+        console=Console(stderr=True),
+        transient=True,
+    )
+    for i in progress:
         seconds = [0.0, 0.0]
         for which in (0, 1) if i % 2 else (1, 0):
             seconds[which] = both[which].step(inputs, labels, max(i, 0) / args.repeats)
@@ -158,25 +165,23 @@ def compare(name: str, optimizer: str, remaining: float, args: argparse.Namespac
     }
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
-    names = ['network', 'optimizer', 'remaining', 'penalised', 'masked', 'plain ms', 'with penalty ms', 'more', 'hooks']
-    lines = [f'| {" | ".join(names)} |', f'|{"---|" * len(names)}']
-    for row in rows:
-        low, high = row['interval']
-        hooks = '' if row['hooks_percent'] is None else f'{row["hooks_percent"]:.2f} %'
-        lines.append(
-            f'| {row["network"]} | {row["optimizer"]} | {row["remaining"]:.0%} | {row["penalised"]:.0%} '
-            f'| {row["masked"]:.0%} | {row["plain_ms"]:.1f} | {row["sparse_ms"]:.1f} '
-            f'| {row["percent"]:.2f} % ({low:.2f} to {high:.2f}) | {hooks} |'
-        )
-    return '\n'.join(lines)
+COLUMNS = ['network', 'optimizer', 'remaining', 'penalised', 'masked', 'plain ms', 'with penalty ms', 'more', 'hooks']
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row in Markdown."""
+    low, high = row['interval']
+    cells = [row['network'], row['optimizer'], *(f'{row[name]:.0%}' for name in ('remaining', 'penalised', 'masked'))]
+    cells += [f'{row["plain_ms"]:.1f}', f'{row["sparse_ms"]:.1f}', f'{row["percent"]:.2f} % ({low:.2f} to {high:.2f})']
+    cells += ['' if row['hooks_percent'] is None else f'{row["hooks_percent"]:.2f} %']
+    return f'| {" | ".join(cells)} |'
 
 
 def main(argv: Sequence[str]) -> None:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS), help='(both)')
     parser.add_argument('--optimizers', nargs='+', choices=OPTIMIZERS, default=list(OPTIMIZERS), help='(both)')
+    parser.add_argument('--remaining', nargs='+', type=fraction, default=[0.5, 0.2], help='of the weights (0.5 0.2)')
     parser.add_argument('--batch', type=at_least(1), default=32, help='images of 32 x 32 (32)')
     parser.add_argument('--repeats', type=at_least(6), default=21, help='pairs of steps (21)')
     parser.add_argument('--warmup', type=at_least(0), default=3, help='pairs before them that are not timed (3)')
@@ -187,14 +192,12 @@ def main(argv: Sequence[str]) -> None:
     if args.output and not args.output.absolute().parent.is_dir():
         raise UserError(f'--output {args.output}: there is no such folder')
     torch.set_num_threads(args.threads)
-    rows = [
-        compare(name, optimizer, remaining, args)
-        for name in args.networks
-        for optimizer in args.optimizers
-        for remaining in REMAINING
-    ]
     where = f'{device_name(args.device)}, {args.threads} thread(s), torch {torch.__version__}'
-    print(f'{where}, batch {args.batch}, {args.repeats} pairs\n\n{table(rows)}')
+    print(f'{where}, batch {args.batch}, {args.repeats} pairs\n\n| {" | ".join(COLUMNS)} |\n|{"---|" * len(COLUMNS)}')
+    rows = []
+    for name, optimizer, remaining in itertools.product(args.networks, args.optimizers, args.remaining):
+        rows.append(compare(name, optimizer, remaining, args))
+        print(line(rows[-1]), flush=True)
     if args.output:
         args.output.write_text(json.dumps({'where': where, 'batch': args.batch, 'rows': rows}, indent=1))
 

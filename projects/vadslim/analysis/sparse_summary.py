@@ -1,0 +1,291 @@
+"""Runs of sparse training side by side: means over seeds, and tables as text, CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vadslim.analysis.sparse_results import SparseLevel, SparseRun
+
+#: Settings that say where and by what a run was made, not what it is.
+ASIDE = frozenset(
+    'seed name exp_name file_name save_dir output_dir work_dir out init checkpoint resume overwrite data data_root '
+    'gpu gpus gpu_ids workers num_workers print_freq launcher local_rank device dense'.split()
+)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Numbers of several runs: their mean, and their sample standard deviation (n - 1); None of one run."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread | None:
+        """Of the values that are known; None if none is."""
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        return cls(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+
+    def __str__(self) -> str:
+        return f'{self.mean:.2f}' + (f' ± {self.std:.2f} ({self.n})' if self.std is not None else '')
+
+
+@dataclass(frozen=True)
+class Method:
+    """Runs of the same settings, which differ in their seeds.
+
+    Attributes:
+        panel: network and data set; methods of one panel can be compared.
+        label: what tells it from the other methods of its panel.
+        runs: at least one.
+    """
+
+    panel: str
+    label: str
+    runs: Sequence[SparseRun]
+
+    @property
+    def levels(self) -> list[int]:
+        """The numbers of the levels that any of the runs has done."""
+        return sorted({level.level for run in self.runs for level in run.levels})
+
+    @property
+    def last(self) -> int | None:
+        """The last level that all runs with any have done."""
+        done = [{level.level for level in run.levels} for run in self.runs if run.levels]
+        return max(set.intersection(*done), default=None) if done else None
+
+    def at(self, number: int, what: str) -> Spread | None:
+        """An attribute of a level over the runs that have done it."""
+        levels = (level_of(run, number) for run in self.runs)
+        return Spread.of(getattr(level, what) for level in levels if level is not None)
+
+
+def level_of(run: SparseRun, number: int) -> SparseLevel | None:
+    """A level of a run by its number."""
+    return next((level for level in run.levels if level.level == number), None)
+
+
+def panel_of(run: SparseRun) -> str:
+    """Network and data set of a run."""
+    return ', '.join(str(run.settings.get(key) or f'unknown {key}') for key in ('arch', 'dataset'))
+
+
+def methods(runs: Iterable[SparseRun]) -> list[Method]:
+    """Groups runs by their settings but the seed; panels and methods keep the order of the runs."""
+    groups: dict[str, dict[str, list[SparseRun]]] = {}
+    for run in runs:
+        settings = {key: value for key, value in run.settings.items() if key not in ASIDE}
+        key = json.dumps(settings, sort_keys=True, default=str)
+        groups.setdefault(panel_of(run), {}).setdefault(key, []).append(run)
+    return [
+        Method(panel, label, members)
+        for panel, of_panel in groups.items()
+        for label, members in zip(_labels(list(of_panel)), of_panel.values())
+    ]
+
+
+def _labels(keys: Sequence[str]) -> list[str]:
+    """The struct of each, and the settings by which it differs from others of the same struct."""
+    labels = []
+    of_all = [json.loads(key) for key in keys]
+    for own in of_all:
+        struct = own.get('struct')
+        rivals = [other for other in of_all if other.get('struct') == struct]
+        names = sorted({name for other in rivals for name in {*own, *other} if own.get(name) != other.get(name)})
+        if 'folder' in own and (not struct or 'folder' in names):
+            labels.append(own['folder'])
+        else:
+            differing = [f'{name} {own.get(name)}' for name in names]
+            labels.append(', '.join([str(struct or 'unknown struct'), *differing]))
+    return labels
+
+
+def dense_of(of_panel: Iterable[Method]) -> Spread | None:
+    """Test accuracy of the dense networks of a panel; one that several runs share, by seed and accuracy, counts once."""
+    found = {}
+    for method in of_panel:
+        for run in method.runs:
+            if run.dense is not None:
+                seed = run.settings.get('seed')
+                found[str(run.path) if seed is None else str(seed), run.dense.test] = run.dense.test
+    return Spread.of(found.values())
+
+
+def doubles(of_all: Iterable[Method]) -> list[str]:
+    """A line for each two runs that would count as two seeds and have one."""
+    lines = []
+    for method in of_all:
+        seeds: dict[Any, SparseRun] = {}
+        for run in method.runs:
+            seed = run.settings.get('seed')
+            if seed is not None and seeds.setdefault(seed, run) is not run:
+                same = f'the settings and the seed ({seed}) of {seeds[seed].path}'
+                lines.append(f'{run.path}: has {same}; both count in the mean')
+    return lines
+
+
+# --- tables -------------------------------------------------------------------------------------------------
+
+Cell = str | int | float | Spread | None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table of plain data; None is 'not known'."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+def experiments(runs: Iterable[SparseRun]) -> Rows:
+    """A row per run: its last level, and its dense one."""
+    rows: list[list[Cell]] = []
+    for run in runs:
+        last = run.levels[-1] if run.levels else None
+        words = [run.name, *(_word(run, key) for key in ('struct', 'arch', 'dataset', 'seed'))]
+        numbers: list[Cell] = [None] * 3 if last is None else [last.remain, last.val, last.test]
+        dense = run.dense.test if run.dense else None
+        known = [level.seconds for level in run.levels if level.seconds is not None]
+        seconds = round(sum(known)) if known else None
+        rows.append([*words, last and last.level, *numbers, dense, _minus(last and last.test, dense), seconds])
+    columns = ('name', 'struct', 'arch', 'dataset', 'seed', 'level', 'weights left %', 'val %', 'test %')
+    return Rows('Runs at their last level', (*columns, 'dense test %', 'difference', 'seconds'), rows)
+
+
+def means(of_all: Iterable[Method]) -> Rows:
+    """A row per method: mean ± standard deviation (n) over its runs at the last level that all of them have done."""
+    rows: list[list[Cell]] = []
+    for method in of_all:
+        number = method.last
+        if number is None:
+            continue
+        spreads = [method.at(number, what) for what in ('remain', 'val', 'test')]
+        pairs = [(level_of(run, number), run.dense) for run in method.runs]
+        difference = Spread.of(_minus(level.test, dense.test) for level, dense in pairs if level and dense)
+        rows.append([method.panel, method.label, number, *spreads, method.at(0, 'test'), difference])
+    columns = ('network, data', 'method', 'level', 'weights left %', 'val %', 'test %', 'dense test %', 'difference')
+    return Rows('Mean ± standard deviation (number of runs) over seeds', columns, rows)
+
+
+def by_level(of_all: Sequence[Method]) -> Rows:
+    """A row per method and level, the dense networks of a panel in one."""
+    rows: list[list[Cell]] = []
+    for panel in dict.fromkeys(method.panel for method in of_all):
+        of_panel = [method for method in of_all if method.panel == panel]
+        dense = dense_of(of_panel)
+        if dense is not None:
+            rows.append([panel, 'dense', 0, 100.0, None, dense])
+        for method in of_panel:
+            for number in method.levels:
+                if number:
+                    spreads = [method.at(number, what) for what in ('remain', 'remain_element', 'test')]
+                    rows.append([panel, method.label, number, *spreads])
+    columns = ('network, data', 'method', 'level', 'weights left %', 'of the element-wise mask %', 'test %')
+    return Rows('Test accuracy over weights left: mean ± standard deviation (number of runs)', columns, rows)
+
+
+def levels_of(run: SparseRun) -> Rows:
+    """A row per level of one run; columns of which nothing is known are left out."""
+    columns = {
+        'level': 'level',
+        'weights left %': 'remain',
+        'of the element-wise mask %': 'remain_element',
+        'heads left %': 'struct_head',
+        'val %': 'val',
+        'test %': 'test',
+        'test, last epoch %': 'test_last',
+        'best epoch': 'best_epoch',
+        'counted from': 'counted',
+        'seconds': 'seconds',
+    }
+    found: dict[str, list[Cell]] = {
+        title: [getattr(level, name) for level in run.levels] for title, name in columns.items()
+    }
+    for cost in ('params', 'params_slim', 'macs', 'macs_slim'):
+        found[cost.replace('_', ' ')] = [_whole(level.size.get(cost)) for level in run.levels]
+    found['seconds'] = [_whole(level.seconds) for level in run.levels]
+    shown = {title: cells for title, cells in found.items() if any(cell is not None for cell in cells)}
+    return Rows(f'{run.name}: levels', list(shown), list(zip(*shown.values())))
+
+
+def layers_of(run: SparseRun) -> Rows:
+    """A row per layer of one run: percent of its weights that are left at each level."""
+    layers = list(dict.fromkeys(layer for level in run.levels for layer in level.density))
+    rows = [[layer_name(name), *(_percent(level.density.get(name)) for level in run.levels)] for name in layers]
+    return Rows('Weights left %, by layer', ('layer', *(str(level.level) for level in run.levels)), rows)
+
+
+def layer_name(weight: str) -> str:
+    """The layer of a weight."""
+    return weight.removesuffix('.weight').removeprefix('module.')
+
+
+def _word(run: SparseRun, key: str) -> str | None:
+    value = run.settings.get(key)
+    return None if value is None else str(value)
+
+
+def _minus(value: float | None, dense: float | None) -> float | None:
+    return None if value is None or dense is None else value - dense
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def cell_text(cell: Cell, column: str = '') -> str:
+    """A cell for people; differences have a sign."""
+    if cell is None:
+        return '-'
+    if column == 'difference' and not isinstance(cell, str):
+        text = str(cell) if isinstance(cell, Spread) else f'{cell:.2f}'
+        return text if text.startswith('-') else f'+{text}'
+    if isinstance(cell, int):
+        return f'{cell:,}'
+    return f'{cell:.2f}' if isinstance(cell, float) else str(cell)
+
+
+def to_markdown(table: Rows) -> str:
+    """A table of Markdown under its title."""
+    lines = [table.columns, ['---' if _is_text(table, place) else '---:' for place in range(len(table.columns))]]
+    for row in table.rows:
+        cells = (cell_text(cell, column) for cell, column in zip(row, table.columns))
+        lines.append([cell.replace('|', '\\|').replace('\n', ' ') for cell in cells])
+    return '\n'.join([f'**{table.title}**', '', *(f'| {" | ".join(line)} |' for line in lines)]) + '\n'
+
+
+def _is_text(table: Rows, place: int) -> bool:
+    return any(isinstance(row[place], str) for row in table.rows)
+
+
+def to_csv(table: Rows) -> str:
+    """Numbers unrounded, an empty cell is 'not known'; a column of means is three: mean, std, n."""
+    spread = [any(isinstance(row[place], Spread) for row in table.rows) for place in range(len(table.columns))]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    named = [[name, f'{name} std', f'{name} n'] if wide else [name] for name, wide in zip(table.columns, spread)]
+    writer.writerow(sum(named, []))
+    for row in table.rows:
+        cells: list[Cell] = []
+        for cell, wide in zip(row, spread):
+            if isinstance(cell, Spread):
+                cells += [cell.mean, cell.std, cell.n]
+            else:
+                cells += [cell, None, None] if wide else [cell]
+        writer.writerow(['' if cell is None else cell for cell in cells])
+    return text.getvalue()

@@ -15,12 +15,12 @@ from vadslim.analysis.sparse_summary import (
     Rows,
     by_level,
     cell_text,
-    doubles,
     experiments,
     layers_of,
     levels_of,
     means,
     methods,
+    remarks,
     to_csv,
     to_markdown,
 )
@@ -55,7 +55,9 @@ def _analyze(argv: Sequence[str]) -> int:
     parser.add_argument('--by-level', action='store_true', help='test accuracy and weights left, method by level')
     parser.add_argument('--markdown', action='store_true', help='print the tables as Markdown')
     parser.add_argument('--x-axis', choices=('log', 'linear'), default='log', help='of accuracy_over_weights.png (log)')
-    _add_output(parser, 'experiment_comparison.png, accuracy_over_weights.png, experiments.csv, means.csv, by_level.csv')
+    _add_output(
+        parser, 'experiment_comparison.png, accuracy_over_weights.png, experiments.csv, means.csv, by_level.csv'
+    )
     options = parser.parse_args(argv)
     runs = _read(options.runs)
     grouped = methods(runs)
@@ -63,7 +65,7 @@ def _analyze(argv: Sequence[str]) -> int:
     several = any(len(method.runs) > 1 for method in grouped)
     shown = [tables[0], *([tables[1]] if several else []), *([tables[2]] if options.by_level else [])]
     _print_tables(shown, options.markdown)
-    for line in doubles(grouped):
+    for line in remarks(runs, grouped):
         say(line)
 
     def draw() -> dict[str, bytes | None]:
@@ -95,6 +97,8 @@ def _visualize(argv: Sequence[str]) -> int:
         names = ', '.join(str(one.path) for one in runs[:3])
         raise UserError(f'{options.run}: holds {len(runs)} runs ({names} ...); name one')
     (one,) = runs
+    for line in remarks(runs, []):
+        say(line)
     _print_tables([levels_of(one), *([layers_of(one)] if options.layers else [])], options.markdown)
 
     def draw() -> dict[str, bytes | None]:
@@ -115,20 +119,17 @@ def _add_output(parser: Parser, files: str) -> None:
 
 
 def _read(paths: Sequence[str]) -> list[SparseRun]:
-    """Runs with a level at least, and those of which something could not be read.
+    """Reads runs.
 
     Raises:
-        UserError: no run has a level.
+        UserError: none has a level.
     """
     runs = collect(paths, lambda place: say(f'reading {place}') if sys.stderr.isatty() else None)
-    begun = [f'{one.path}: no level is done yet' for one in runs if not one.levels and not one.problems]
     if not any(one.levels for one in runs):
-        *before, last = begun + [line for one in runs for line in one.problems]
+        *before, last = remarks(runs, []) + [line for one in runs for line in one.problems]
         for line in before:
             say(f'error: {line}')
         raise UserError(last)
-    for line in begun:
-        say(line)
     return runs
 
 
@@ -139,8 +140,7 @@ def _print_tables(tables: Sequence[Rows], markdown: bool) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for table in tables:
         shown = Table(title=escape(table.title), title_justify='left')
-        for column in table.columns:
-            text = any(isinstance(row[table.columns.index(column)], str) for row in table.rows)
+        for column, text in zip(table.columns, table.is_text):
             shown.add_column(escape(column), justify='left' if text else 'right', overflow='fold')
         for row in table.rows:
             shown.add_row(*(escape(cell_text(cell, column)) for cell, column in zip(row, table.columns)))

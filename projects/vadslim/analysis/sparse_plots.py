@@ -1,12 +1,12 @@
 """Pictures of sparse training, as PNG: methods side by side, and one run level by level.
 
-Each function takes what ``sparse_results`` and ``sparse_summary`` give and returns the file's bytes. Colours are those of
-Okabe and Ito, which colour-blind people tell apart; marks and dashes differ as well.
+Each function takes what ``sparse_results`` and ``sparse_summary`` give and returns the file's bytes. Colours are
+those of Okabe and Ito, which colour-blind people tell apart; marks and dashes differ as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,9 +18,9 @@ from vadslim.analysis.sparse_summary import Method, Spread, dense_of, layer_name
 BLUE, ORANGE, GREEN, RED = '#0072b2', '#e69f00', '#009e73', '#d55e00'
 COLOURS = (RED, BLUE, GREEN, '#cc79a7', ORANGE, '#56b4e9', '#7a6a58')
 MARKS, DASHES = 'osD^vP', ('-', '--', '-.', ':')
-TICKS = (100, 70, 50, 30, 20, 10, 7, 5, 3, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
-#: What new_figure leaves to the caller: numbers beside marks, legends.
-SMALL = 8
+SMALL = 8  # points, of numbers beside bars and of legends
+#: Digits of the numbers along a logarithmic axis; the first that give enough numbers are taken.
+DIGITS = ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 2, 3, 4, 5, 6, 7, 8, 9), tuple(0.5 * half for half in range(2, 20)))
 
 
 def comparison_picture(of_all: Sequence[Method]) -> bytes | None:
@@ -37,18 +37,14 @@ def comparison_picture(of_all: Sequence[Method]) -> bytes | None:
     rows = [sum(method.panel == panel for method, _ in bars) for panel in panels]
     names = [_bar_name(method) for method, _ in bars]
     left = 0.4 + 0.068 * max(map(len, names))
-    width, height = left + 5.6, 0.95 + 0.75 * len(panels) + 0.42 * len(bars)
+    width, height = left + 5.6, 0.5 + 1.0 * len(panels) + 0.42 * len(bars)
     figure, axes = new_figure(width, height, len(panels), 1)
     if len(panels) > 1:
         figure.get_layout_engine().set(hspace=0.06)
         axes[0].get_subplotspec().get_gridspec().set_height_ratios([count + 0.6 for count in rows])
-    known = [test.mean - (test.std or 0) for _, test in bars]
-    known += [dense.mean for panel in panels if (dense := _dense(of_all, panel)) is not None]
-    start = 0.0 if min(known) < 50 else float(5 * ((min(known) - 4) // 5))
     for axis, panel in zip([axes] if len(panels) == 1 else axes, panels):
-        _bars(axis, panel, [bar for bar in bars if bar[0].panel == panel], _dense(of_all, panel), start)
-    begins = f' (the axis begins at {start:.0f})' if start else ''
-    ([axes] if len(panels) == 1 else axes)[-1].set_xlabel(f'test accuracy, %{begins}')
+        dense = dense_of(method for method in of_all if method.panel == panel)
+        _bars(axis, panel, [bar for bar in bars if bar[0].panel == panel], dense)
     figure.suptitle('Test accuracy at the last level', x=0.01, ha='left', fontweight='bold')
     return to_png(figure)
 
@@ -57,11 +53,9 @@ def _bar_name(method: Method) -> str:
     return f'{short(method.label, 48)}\nlevel {method.last}'
 
 
-def _dense(of_all: Iterable[Method], panel: str) -> Spread | None:
-    return dense_of(method for method in of_all if method.panel == panel)
-
-
-def _bars(axes: Any, panel: str, bars: list[tuple[Method, Spread]], dense: Spread | None, start: float) -> None:
+def _bars(axes: Any, panel: str, bars: list[tuple[Method, Spread]], dense: Spread | None) -> None:
+    least = min([test.mean - (test.std or 0) for _, test in bars] + ([dense.mean] if dense else []))
+    start = 0.0 if least < 50 else float(5 * ((least - 4) // 5))
     for place, (method, test) in enumerate(bars):
         axes.barh(place, test.mean - start, left=start, height=0.62, color=BLUE, alpha=0.55, linewidth=0)
         if test.std is not None:
@@ -76,6 +70,7 @@ def _bars(axes: Any, panel: str, bars: list[tuple[Method, Spread]], dense: Sprea
     axes.grid(axis='x', color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_title(panel, loc='left', fontsize=10)
+    axes.set_xlabel(f'test accuracy, %{f": the axis begins at {start:.0f}" if start else ""}', fontsize=SMALL)
     if dense is not None:
         axes.axvline(dense.mean, color=RED, linewidth=1.4, linestyle='--')
         axes.set_title(f'dashed: dense, {dense}', loc='right', fontsize=SMALL, color=RED)
@@ -84,7 +79,8 @@ def _bars(axes: Any, panel: str, bars: list[tuple[Method, Spread]], dense: Sprea
 def weights_picture(of_all: Sequence[Method], scale: Literal['log', 'linear'] = 'log') -> bytes | None:
     """Test accuracy over the weights that are left, a panel per network and data set; None if there is no level.
 
-    Marks are means over seeds, whiskers standard deviations, the dashed line and its band the dense networks.
+    Marks are means over seeds, whiskers standard deviations, the dashed line and its band the dense networks. Methods
+    stand a little beside each other, so that no whisker hides another; the first is at its place.
     """
     panels = list(dict.fromkeys(method.panel for method in of_all if _points(method)))
     if not panels:
@@ -123,6 +119,8 @@ def weights_picture(of_all: Sequence[Method], scale: Literal['log', 'linear'] = 
 
 
 def _line(axes: Any, method: Method, points: list[tuple[float, Spread]], place: int) -> None:
+    from matplotlib.transforms import ScaledTranslation
+
     style: dict[str, Any] = {'color': COLOURS[place % len(COLOURS)], 'marker': MARKS[place % len(MARKS)]}
     style |= {'linestyle': DASHES[place % len(DASHES)], 'markersize': 5, 'linewidth': 1.5, 'capsize': 2.5}
     counts = sorted({test.n for _, test in points})
@@ -130,7 +128,8 @@ def _line(axes: Any, method: Method, points: list[tuple[float, Spread]], place: 
     label = short(method.label, 60) + (f' ({seeds} runs)' if counts[-1] > 1 else '')
     xs, ys = [remain for remain, _ in points], [test.mean for _, test in points]
     errors = [test.std or 0 for _, test in points]
-    axes.errorbar(xs, ys, yerr=errors if any(errors) else None, elinewidth=1, label=label, **style)
+    beside = axes.transData + ScaledTranslation(3.5 * place / 72, 0, axes.figure.dpi_scale_trans)
+    axes.errorbar(xs, ys, errors if any(errors) else None, elinewidth=1, label=label, transform=beside, **style)
 
 
 def _points(method: Method) -> list[tuple[float, Spread]]:
@@ -152,9 +151,11 @@ def _weights_axis(axes: Any, seen: Sequence[float], scale: str) -> None:
         return
     axes.set_xscale('log')
     axes.set_xlim(108, least / 1.15)
-    ticks = [tick for tick in TICKS if tick >= least / 1.15]
-    if len(ticks) > 9:
-        ticks = [tick for tick in ticks if f'{tick:g}'.strip('0.') in ('1', '2', '5')]
+    for digits in DIGITS:
+        candidates = (digit * 10.0**power for power in range(-3, 3) for digit in digits)
+        ticks = [tick for tick in candidates if least / 1.15 <= tick <= 100]
+        if len(ticks) > 4:
+            break
     axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
     axes.minorticks_off()
 
@@ -184,7 +185,8 @@ def evolution_picture(run: SparseRun) -> bytes | None:
         style = {'color': colour, 'marker': mark, 'linestyle': dash, 'markersize': 5, 'clip_on': False}
         handles += axes.plot(levels, values, label=f'{label} ({"left" if axes is left else "right"})', **style)
     left.set_xlim(min(levels) - 0.5, max(levels) + 0.5)
-    left.set_xticks(levels, [f'{level}\n{"dense" if level == 0 else ""}' for level in levels])
+    named = levels[:: 1 + len(levels) // 26]
+    left.set_xticks(named, [f'{level}\n{"dense" if level == 0 else ""}' for level in named])
     left.set_ylim(0, 105)
     left.set_ylabel('weights left, %', color=BLUE)
     left.tick_params(axis='y', colors=BLUE)
@@ -215,19 +217,22 @@ def lambda_picture(run: SparseRun) -> bytes | None:
     figure, axes = new_figure(8.6, 3.8)
     mark = {'marker': 'o', 'markersize': 3} if len(values) < 120 else {}
     ends = [start for start, _ in starts[1:]] + [len(values)]
-    for number, ((start, level), end) in enumerate(zip(starts, ends)):
+    for number, ((start, name), end) in enumerate(zip(starts, ends)):
         # epochs count from 1, a level begins half an epoch before its first; no line joins two levels
         axes.plot(range(start + 1, end + 1), values[start:end], color=RED, linewidth=1.5, **mark)
         if number % 2:
             axes.axvspan(start + 0.5, end + 0.5, color=GRID, alpha=0.6, linewidth=0, zorder=0)
         if number % (1 + len(starts) // 25) == 0:
             where = axes.get_xaxis_transform()
-            axes.text((start + end + 1) / 2, 1.015, str(level), ha='center', va='bottom', fontsize=SMALL, transform=where)
+            axes.text(
+                (start + end + 1) / 2, 1.015, str(name), ha='center', va='bottom', fontsize=SMALL, transform=where
+            )
     axes.text(-0.01, 1.015, 'level', ha='right', va='bottom', fontsize=SMALL, transform=axes.transAxes)
     axes.set_xlim(0.5, len(values) + 0.5)
     axes.set_ylim(0, 1.06 * float(np.nanmax(values)))
     axes.set_xlabel('epoch of the whole training')
-    axes.set_ylabel('lambda at the end of the epoch')
+    axes.set_ylabel('lambda, as logged for the epoch')
+    axes.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
     axes.grid(axis='y', color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     title = f'{short(run.name, 60)}: penalty of the weights that leave'
@@ -242,7 +247,7 @@ def density_picture(run: SparseRun) -> bytes | None:
     layers = list(dict.fromkeys(layer for level in run.levels for layer in level.density))
     if not layers:
         return None
-    names = [short(layer_name(layer), 44) for layer in layers]
+    names = [layer_name(layer) for layer in layers]
     cells = np.array([[100 * _or_nan(level.density.get(layer)) for level in run.levels] for layer in layers])
     wide = 0.5 * len(run.levels)
     width, height = max(0.5 + 0.072 * max(map(len, names)) + wide + 0.9, 4.8), 1.25 + 0.2 * len(layers)
@@ -251,7 +256,7 @@ def density_picture(run: SparseRun) -> bytes | None:
     image = axes.imshow(cells, cmap=colours, vmin=0, vmax=100, aspect='auto', interpolation='nearest')
     for row, column in np.argwhere(~np.isnan(cells)):
         value = cells[row, column]
-        colour = 'black' if value > 55 else 'white'
+        colour = 'black' if value > 45 else 'white'
         axes.text(column, row, _digits(value), ha='center', va='center', fontsize=7, color=colour)
     remains = ['' if level.remain is None else _digits(level.remain) for level in run.levels]
     axes.set_xticks(range(len(remains)), [f'{a.level}\n{b}' for a, b in zip(run.levels, remains)], fontsize=7)

@@ -22,7 +22,7 @@ from vadslim.checkpoint import CheckpointError, load_checkpoint
 from vadslim.cli import UserError
 
 RESULTS = 'results.json'
-#: The predecessor's files: <state>checkpoint has the whole history of a state, <state>model_SA_best that up to its best.
+#: The predecessor's files: the first has the whole history of a state, the second that up to its best epoch.
 STATE_FILE = re.compile(r'(\d+)(checkpoint|model_SA_best)\.pth\.tar')
 VIT_LAYER = re.compile(r'(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.weight$')
 MASKS, ZEROS = 'masks', 'zeros of plain weights'
@@ -189,22 +189,17 @@ def read_results(file: Path) -> SparseRun:
 
 
 def _level(found: Any) -> SparseLevel:
-    numbers = {
-        ours: number(found.get(name))
-        for ours, name in (
-            *(('remain', 'remain_weight'), ('remain_element', 'remain_weight_element')),
-            *((name, name) for name in ('val', 'test', 'test_last', 'struct_head', 'seconds')),
-        )
-    }
+    names = {name: name for name in ('val', 'test', 'test_last', 'struct_head', 'seconds')}
+    names |= {'remain': 'remain_weight', 'remain_element': 'remain_weight_element'}
+    numbers: dict[str, Any] = {ours: number(found.get(name)) for ours, name in names.items()}
     size = {name: value for name in found.get('size') or {} if (value := number(found['size'][name])) is not None}
     density = {name: number(value) for name, value in (found.get('density') or {}).items()}
     known = {name: value for name, value in density.items() if value is not None}
     best = number(found.get('best_epoch'))
     epochs = [_epoch(entry, place) for place, entry in enumerate(found.get('history') or (), 1)]
     level = int(found['level'])
-    return SparseLevel(
-        level, density=known, best_epoch=None if best is None else int(best), epochs=epochs, size=size, **numbers
-    )
+    numbers |= {'density': known, 'best_epoch': None if best is None else int(best), 'epochs': epochs, 'size': size}
+    return SparseLevel(level, **numbers)
 
 
 def _epoch(found: Any, place: int) -> Epoch:
@@ -299,8 +294,9 @@ def density_of(weights: Mapping[str, Any]) -> tuple[dict[str, float], float | No
     """What is left of the prunable weights.
 
     Where there are masks (``weight_mask`` beside ``weight_orig``, whose masked entries are not zero) they count.
-    A file without any was trained without (the dense state; the predecessor's RSST, which measures the dense network): zeros
-    are counted of the weights that it prunes, all convolutions but ``conv1``, or the linear layers of a ViT's blocks.
+    A file without any was trained without (the dense state; the predecessor's RSST, which measures the dense
+    network): zeros are counted of the weights that the predecessor prunes, all convolutions but ``conv1``, or the
+    linear layers of a ViT's blocks.
 
     Args:
         weights: the state dict.

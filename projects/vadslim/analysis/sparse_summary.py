@@ -6,17 +6,18 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vadslim.analysis.sparse_results import SparseLevel, SparseRun
+from vadslim.analysis.sparse_results import ZEROS, SparseLevel, SparseRun
 
 #: Settings that say where and by what a run was made, not what it is.
-ASIDE = frozenset(
-    'seed name exp_name file_name save_dir output_dir work_dir out init checkpoint resume overwrite data data_root '
-    'gpu gpus gpu_ids workers num_workers print_freq launcher local_rank device dense'.split()
-)
+ASIDE = {
+    *('seed', 'name', 'exp_name', 'file_name', 'save_dir', 'output_dir', 'work_dir', 'out', 'init', 'checkpoint'),
+    *('resume', 'overwrite', 'data', 'data_root', 'dense', 'workers', 'num_workers', 'print_freq'),
+    *('gpu', 'gpus', 'gpu_ids', 'launcher', 'local_rank', 'device'),
+}
 
 
 @dataclass(frozen=True)
@@ -90,28 +91,27 @@ def methods(runs: Iterable[SparseRun]) -> list[Method]:
     return [
         Method(panel, label, members)
         for panel, of_panel in groups.items()
-        for label, members in zip(_labels(list(of_panel)), of_panel.values())
+        for label, members in zip(_labels(of_panel), of_panel.values())
     ]
 
 
-def _labels(keys: Sequence[str]) -> list[str]:
-    """The struct of each, and the settings by which it differs from others of the same struct."""
+def _labels(of_panel: Mapping[str, Sequence[SparseRun]]) -> list[str]:
+    """The struct of each, and the settings by which it differs from others of the same struct; or a run's name."""
     labels = []
-    of_all = [json.loads(key) for key in keys]
-    for own in of_all:
+    of_all = [json.loads(key) for key in of_panel]
+    for own, runs in zip(of_all, of_panel.values()):
         struct = own.get('struct')
         rivals = [other for other in of_all if other.get('struct') == struct]
         names = sorted({name for other in rivals for name in {*own, *other} if own.get(name) != other.get(name)})
-        if 'folder' in own and (not struct or 'folder' in names):
-            labels.append(own['folder'])
+        if struct and len(names) < 4 and 'folder' not in names:
+            labels.append(', '.join([str(struct), *(f'{name} {own.get(name)}' for name in names)]))
         else:
-            differing = [f'{name} {own.get(name)}' for name in names]
-            labels.append(', '.join([str(struct or 'unknown struct'), *differing]))
+            labels.append(runs[0].name + (f' and {len(runs) - 1} more' if len(runs) > 1 else ''))
     return labels
 
 
 def dense_of(of_panel: Iterable[Method]) -> Spread | None:
-    """Test accuracy of the dense networks of a panel; one that several runs share, by seed and accuracy, counts once."""
+    """Test accuracy of the dense networks of a panel; one that runs share (its seed and accuracy) counts once."""
     found = {}
     for method in of_panel:
         for run in method.runs:
@@ -119,6 +119,16 @@ def dense_of(of_panel: Iterable[Method]) -> Spread | None:
                 seed = run.settings.get('seed')
                 found[str(run.path) if seed is None else str(seed), run.dense.test] = run.dense.test
     return Spread.of(found.values())
+
+
+def remarks(runs: Sequence[SparseRun], of_all: Iterable[Method]) -> list[str]:
+    """Lines on what the tables do not tell: runs without a level or masks, and seeds that count twice."""
+    lines = [f'{run.path}: no level is done yet' for run in runs if not run.levels and not run.problems]
+    for run in runs:
+        plain = [str(level.level) for level in run.levels if level.level and level.counted == ZEROS]
+        if plain:
+            lines.append(f'{run.path}: no masks in level {", ".join(plain)}; zeros of plain weights are counted')
+    return lines + doubles(of_all)
 
 
 def doubles(of_all: Iterable[Method]) -> list[str]:
@@ -147,6 +157,11 @@ class Rows:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
+    @property
+    def is_text(self) -> list[bool]:
+        """Of each column."""
+        return [any(isinstance(row[place], str) for row in self.rows) for place in range(len(self.columns))]
+
 
 def experiments(runs: Iterable[SparseRun]) -> Rows:
     """A row per run: its last level, and its dense one."""
@@ -154,11 +169,12 @@ def experiments(runs: Iterable[SparseRun]) -> Rows:
     for run in runs:
         last = run.levels[-1] if run.levels else None
         words = [run.name, *(_word(run, key) for key in ('struct', 'arch', 'dataset', 'seed'))]
-        numbers: list[Cell] = [None] * 3 if last is None else [last.remain, last.val, last.test]
+        test = last.test if last else None
+        numbers: list[Cell] = [last.level, last.remain, last.val, test] if last else [None] * 4
         dense = run.dense.test if run.dense else None
         known = [level.seconds for level in run.levels if level.seconds is not None]
         seconds = round(sum(known)) if known else None
-        rows.append([*words, last and last.level, *numbers, dense, _minus(last and last.test, dense), seconds])
+        rows.append([*words, *numbers, dense, _minus(test, dense), seconds])
     columns = ('name', 'struct', 'arch', 'dataset', 'seed', 'level', 'weights left %', 'val %', 'test %')
     return Rows('Runs at their last level', (*columns, 'dense test %', 'difference', 'seconds'), rows)
 
@@ -262,15 +278,11 @@ def cell_text(cell: Cell, column: str = '') -> str:
 
 def to_markdown(table: Rows) -> str:
     """A table of Markdown under its title."""
-    lines = [table.columns, ['---' if _is_text(table, place) else '---:' for place in range(len(table.columns))]]
+    lines = [table.columns, ['---' if text else '---:' for text in table.is_text]]
     for row in table.rows:
         cells = (cell_text(cell, column) for cell, column in zip(row, table.columns))
         lines.append([cell.replace('|', '\\|').replace('\n', ' ') for cell in cells])
     return '\n'.join([f'**{table.title}**', '', *(f'| {" | ".join(line)} |' for line in lines)]) + '\n'
-
-
-def _is_text(table: Rows, place: int) -> bool:
-    return any(isinstance(row[place], str) for row in table.rows)
 
 
 def to_csv(table: Rows) -> str:

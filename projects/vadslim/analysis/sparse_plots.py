@@ -97,14 +97,12 @@ def weights_picture(of_all: Sequence[Method], scale: Literal['log', 'linear'] = 
             axis.axhline(dense.mean, color=TEXT, linewidth=1.2, linestyle='--', label=f'dense: {dense}', zorder=1)
             if dense.std:
                 axis.axhspan(dense.mean - dense.std, dense.mean + dense.std, color=BEFORE, alpha=0.4, linewidth=0)
-        seen = [100.0]
-        for method in of_panel:
-            points = _points(method)
-            place = structs.index(method.label) if points else 0
-            seen += [remain for remain, _ in points]
-            if points:
-                _line(axis, method, points, place)
-        _weights_axis(axis, seen, scale)
+        lines = [(method, points) for method in of_panel if (points := _points(method))]
+        for place, (method, points) in enumerate(lines):
+            _line(axis, method, points, structs.index(method.label), 3.5 * place)
+        _weights_axis(axis, min(remain for _, points in lines for remain, _ in points), scale)
+        tests = [test for _, points in lines for _, test in points] + ([dense] if dense else [])
+        _accuracy_axis(axis, tests)
         axis.set_ylabel('test accuracy, %')
         axis.set_title(panel, loc='left', fontsize=10)
         axis.grid(color=GRID, linewidth=0.8)
@@ -118,7 +116,16 @@ def weights_picture(of_all: Sequence[Method], scale: Literal['log', 'linear'] = 
     return to_png(figure)
 
 
-def _line(axes: Any, method: Method, points: list[tuple[float, Spread]], place: int) -> None:
+def _accuracy_axis(axes: Any, tests: Sequence[Spread]) -> None:
+    """Room for every whisker: a line beside its place does not count for Matplotlib."""
+    least = min(test.mean - (test.std or 0) for test in tests)
+    most = max(test.mean + (test.std or 0) for test in tests)
+    room = max(0.05 * (most - least), 0.1)
+    axes.set_ylim(least - room, most + room)
+
+
+def _line(axes: Any, method: Method, points: list[tuple[float, Spread]], place: int, beside: float) -> None:
+    """A method's line, some points (1/72 inch) to the right of its place."""
     from matplotlib.transforms import ScaledTranslation
 
     style: dict[str, Any] = {'color': COLOURS[place % len(COLOURS)], 'marker': MARKS[place % len(MARKS)]}
@@ -128,8 +135,8 @@ def _line(axes: Any, method: Method, points: list[tuple[float, Spread]], place: 
     label = short(method.label, 60) + (f' ({seeds} runs)' if counts[-1] > 1 else '')
     xs, ys = [remain for remain, _ in points], [test.mean for _, test in points]
     errors = [test.std or 0 for _, test in points]
-    beside = axes.transData + ScaledTranslation(3.5 * place / 72, 0, axes.figure.dpi_scale_trans)
-    axes.errorbar(xs, ys, errors if any(errors) else None, elinewidth=1, label=label, transform=beside, **style)
+    moved = axes.transData + ScaledTranslation(beside / 72, 0, axes.figure.dpi_scale_trans)
+    axes.errorbar(xs, ys, errors if any(errors) else None, elinewidth=1, label=label, transform=moved, **style)
 
 
 def _points(method: Method) -> list[tuple[float, Spread]]:
@@ -142,10 +149,9 @@ def _points(method: Method) -> list[tuple[float, Spread]]:
     return found if any(method.levels) else []
 
 
-def _weights_axis(axes: Any, seen: Sequence[float], scale: str) -> None:
+def _weights_axis(axes: Any, least: float, scale: str) -> None:
     """From 100 % down, with plain numbers."""
     axes.set_xlabel(f'weights left, %{" (log scale)" if scale == "log" else ""}')
-    least = min(seen)
     if scale == 'linear':
         axes.set_xlim(103, min(least - 3, 95))
         return

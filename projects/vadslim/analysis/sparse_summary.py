@@ -104,7 +104,8 @@ def _labels(of_panel: Mapping[str, Sequence[SparseRun]]) -> list[str]:
         rivals = [other for other in of_all if other.get('struct') == struct]
         names = sorted({name for other in rivals for name in {*own, *other} if own.get(name) != other.get(name)})
         if struct and len(names) < 4 and 'folder' not in names:
-            labels.append(', '.join([str(struct), *(f'{name} {own.get(name)}' for name in names)]))
+            told = [f'{name} {own[name]}' for name in names if own.get(name) is not None]
+            labels.append(', '.join([str(struct), *told]))
         else:
             labels.append(runs[0].name + (f' and {len(runs) - 1} more' if len(runs) > 1 else ''))
     return labels

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
@@ -18,7 +19,7 @@ from vadslim.analysis.sparse_plots import (
 from vadslim.analysis.sparse_results import collect
 from vadslim.analysis.sparse_summary import methods
 
-LONG = [f'backbone.layer{stage}.{block}.residual_branch.conv1.weight' for stage in range(4) for block in range(5)]
+LONG = [f'backbone.layer{stage}.{block}.residual_branch.conv1.weight' for stage in range(2) for block in range(3)]
 
 
 @pytest.fixture
@@ -34,63 +35,46 @@ def many(folder, count=21, **settings):
     return write_run(folder, levels, **settings)
 
 
-def overlaps(figure):
-    """Pairs of texts that cover each other or leave the figure."""
-    FigureCanvasAgg(figure).draw()
-    renderer = figure.canvas.get_renderer()
-    whole = figure.bbox.padded(1)
-    boxes = []
-    for text in figure.findobj(Text):
-        if text.get_visible() and text.get_text().strip():
-            box = text.get_window_extent(renderer)
-            if (box.y0 < 0 or box.x0 < 0) and text.get_gid() is None and not whole.overlaps(box):
-                continue  # numbers of ticks beyond an axis: not drawn
-            boxes.append((text.get_text(), box))
-    hidden = [(a, b) for (a, one), (b, other) in itertools.combinations(boxes, 2) if one.padded(-1).overlaps(other)]
-    beyond = [text for text, box in boxes if not (whole.x0 <= box.x0 and box.x1 <= whole.x1)]
-    return hidden, beyond
-
-
-def ticks_within(figure):
-    """Numbers that Matplotlib keeps for ticks outside of the axes' limits are not drawn; nor are they of interest."""
-    for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
-                if not low <= tick.get_loc() <= high:
-                    tick.label1.set_visible(False)
-                    tick.label2.set_visible(False)
-
-
 def readable(figure):
+    """Fails if two texts cover each other, or one leaves the figure."""
     FigureCanvasAgg(figure).draw()
-    ticks_within(figure)
-    return overlaps(figure)
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        for tick in axis.get_major_ticks():
+            if not low <= tick.get_loc() <= high:  # kept by Matplotlib, not drawn
+                tick.label1.set_visible(False)
+                tick.label2.set_visible(False)
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    boxes = [text.get_window_extent() for text in texts]
+    low, high = (np.array([getattr(box, corner) for box in boxes]) for corner in ('min', 'max'))
+    shared = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)  # pixels
+    hidden = np.triu((shared > 1).all(-1), 1)
+    assert [(texts[a].get_text(), texts[b].get_text()) for a, b in np.argwhere(hidden)] == []
+    beyond = ((low < -1) | (high > figure.bbox.max + 1)).any(-1)
+    assert [texts[a].get_text() for a in np.flatnonzero(beyond)] == []
 
 
 PICTURES = (evolution_picture, lambda_picture, density_picture)
 
 
-@pytest.mark.parametrize('count', [1, 2, 21])
+@pytest.mark.parametrize('count', [1, 21])
 def test_every_text_of_a_run_can_be_read(tmp_path, drawn, count):
     (run,) = collect([many(tmp_path / 'a_run_with_a_long_name_of_which_not_all_fits', count)])
     for picture in PICTURES:
         picture(run)
     assert len(drawn) == (2 if count == 1 else 3)
     for figure in drawn:
-        assert readable(figure) == ([], [])
+        readable(figure)
 
 
 def test_every_text_of_a_comparison_can_be_read(tmp_path, drawn):
-    for arch, struct, seed in itertools.product(('res20s', 'vit_tiny', 'vgg'), ('imp', 'refill', 'rsst'), (0, 1)):
-        write_run(tmp_path / f'{arch}{struct}{seed}', [90.0, 89.0 + seed, 80.0], arch=arch, struct=struct, seed=seed)
+    for arch, struct, seed in itertools.product(('res20s', 'vit_tiny'), ('imp', 'refill', 'rsst'), (0, 1)):
+        folder = tmp_path / f'{arch}{struct}{seed}'
+        write_run(folder, [90.0, 89.0 + seed, 80.0], arch=arch, struct=struct, seed=seed)
     grouped = methods(collect([tmp_path]))
-    for draw in (
-        lambda: comparison_picture(grouped),
-        *(lambda s=s: weights_picture(grouped, s) for s in ('log', 'linear')),
-    ):
-        assert draw() == b'png'
-        assert readable(drawn[-1]) == ([], [])
+    assert comparison_picture(grouped) == weights_picture(grouped) == b'png'
+    for figure in drawn:
+        readable(figure)
 
 
 def test_bars_end_at_the_means(tmp_path, drawn):

@@ -236,6 +236,7 @@ def lambda_picture(run: SparseRun) -> bytes | None:
     axes.text(-0.01, 1.015, 'level', ha='right', va='bottom', fontsize=SMALL, transform=axes.transAxes)
     axes.set_xlim(0.5, len(values) + 0.5)
     axes.set_ylim(0, 1.06 * float(np.nanmax(values)))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel('epoch of the whole training')
     axes.set_ylabel('lambda, as logged for the epoch')
     axes.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
@@ -270,7 +271,8 @@ def density_picture(run: SparseRun) -> bytes | None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel('level, and weights left of all layers, %', fontsize=SMALL)
-    figure.colorbar(image, ax=axes, pad=0.02, fraction=0.05, aspect=30).ax.tick_params(labelsize=7)
+    if len(layers) > 5:  # a lower one would be a speck; the cells have numbers
+        figure.colorbar(image, ax=axes, pad=0.02, fraction=0.05, aspect=30).ax.tick_params(labelsize=7)
     title = f'{short(run.name, 40)}\nweights left of each layer, %'
     figure.suptitle(title, x=0.01, ha='left', fontweight='bold', fontsize=9)
     return to_png(figure)

@@ -28,7 +28,9 @@ from vadslim.analysis.sparse_summary import (
 def runs(tmp_path):
     """IMP and RSST with two seeds, which share their dense networks; RSST's second seed is one level behind."""
     for seed, dense in ((0, 90.0), (1, 94.0)):
-        write_run(tmp_path / f'imp{seed}', [dense, dense - 1, dense - 3], struct='imp', seed=seed, exp_name=f'x{seed}')
+        write_run(
+            tmp_path / f'imp{seed}', [dense, dense - 1, dense - 3], struct='imp', seed=seed, pruning_times=3 + seed
+        )
     write_run(tmp_path / 'rsst0', [90.0, 88.0, 87.0], seed=0)
     write_run(tmp_path / 'rsst1', [94.0, 91.0], seed=1)
     return collect([tmp_path])

@@ -238,7 +238,7 @@ def lambda_picture(run: SparseRun) -> bytes | None:
     axes.set_ylim(0, 1.06 * float(np.nanmax(values)))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel('epoch of the whole training')
-    axes.set_ylabel('lambda, as logged for the epoch')
+    axes.set_ylabel('lambda at the end of the epoch')
     axes.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
     axes.grid(axis='y', color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -49,7 +49,7 @@ class SparseLevel:
         remain_element: the same of the element-wise masks that the structured ones came from.
         density: layer's weight -> fraction that is left.
         counted: what ``remain`` and ``density`` were counted from: MASKS or ZEROS.
-        best_epoch: the first with the best validation accuracy, counted from 1.
+        best_epoch: the one with the best validation accuracy, counted from 1.
         val, test: top-1 accuracy after it.
         test_last: top-1 accuracy after the last epoch.
         epochs: what is known of each.

@@ -12,10 +12,10 @@ from typing import Any
 
 from vadslim.analysis.sparse_results import ZEROS, SparseLevel, SparseRun
 
-#: Settings that say where and by what a run was made, not what it is.
+#: Settings that say where, by what and how far a run was made, not what its levels are.
 ASIDE = {
     *('seed', 'name', 'exp_name', 'file_name', 'save_dir', 'output_dir', 'work_dir', 'out', 'init', 'checkpoint'),
-    *('resume', 'overwrite', 'data', 'data_root', 'dense', 'workers', 'num_workers', 'print_freq'),
+    *('pruning_times', 'resume', 'overwrite', 'data', 'data_root', 'dense', 'workers', 'num_workers', 'print_freq'),
     *('gpu', 'gpus', 'gpu_ids', 'launcher', 'local_rank', 'device'),
 }
 

@@ -12,7 +12,7 @@ from vadslim.analysis.sparse_summary import (
     Spread,
     by_level,
     cell_text,
-    dense_of,
+    dense_methods,
     experiments,
     layers_of,
     levels_of,
@@ -54,7 +54,15 @@ def test_runs_of_the_same_settings_are_one_method(runs):
 
 
 def test_a_dense_network_that_runs_share_counts_once(runs):
-    assert dense_of(methods(runs)) == Spread(92.0, pytest.approx(8**0.5), 2)
+    (dense,) = dense_methods(methods(runs))
+    assert (dense.label, dense.at(0, 'test')) == ('dense', Spread(92.0, pytest.approx(8**0.5), 2))
+
+
+def test_dense_networks_that_were_trained_otherwise_are_no_seeds(runs, tmp_path):
+    write_run(tmp_path / 'other', [60.0], epochs=2)
+    write_run(tmp_path / 'again', [91.0], exponents=2)  # of seed 0 and the settings of the first, not the same
+    found = dense_methods(methods([*runs, *collect([tmp_path / 'other', tmp_path / 'again'])]))
+    assert [(one.label, one.at(0, 'test').n) for one in found] == [('dense', 3), ('dense, epochs 2', 1)]
 
 
 def test_other_settings_are_other_methods_named_by_them(tmp_path):

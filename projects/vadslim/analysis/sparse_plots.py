@@ -13,7 +13,7 @@ import numpy as np
 
 from vadslim.analysis.plots import BEFORE, GRID, TEXT, new_figure, short, to_png
 from vadslim.analysis.sparse_results import SparseRun
-from vadslim.analysis.sparse_summary import Method, Spread, dense_of, layer_name
+from vadslim.analysis.sparse_summary import Method, Spread, dense_methods, layer_name
 
 BLUE, ORANGE, GREEN, RED = '#0072b2', '#e69f00', '#009e73', '#d55e00'
 COLOURS = (RED, BLUE, GREEN, '#cc79a7', ORANGE, '#56b4e9', '#7a6a58')
@@ -43,8 +43,7 @@ def comparison_picture(of_all: Sequence[Method]) -> bytes | None:
         figure.get_layout_engine().set(hspace=0.06)
         axes[0].get_subplotspec().get_gridspec().set_height_ratios([count + 0.6 for count in rows])
     for axis, panel in zip([axes] if len(panels) == 1 else axes, panels):
-        dense = dense_of(method for method in of_all if method.panel == panel)
-        _bars(axis, panel, [bar for bar in bars if bar[0].panel == panel], dense)
+        _bars(axis, panel, [bar for bar in bars if bar[0].panel == panel])
     figure.suptitle('Test accuracy at the last level', x=0.01, ha='left', fontweight='bold')
     return to_png(figure)
 
@@ -53,16 +52,19 @@ def _bar_name(method: Method) -> str:
     return f'{short(method.label, 48)}\nlevel {method.last}'
 
 
-def _bars(axes: Any, panel: str, bars: list[tuple[Method, Spread]], dense: Spread | None) -> None:
-    least = min([test.mean - (test.std or 0) for _, test in bars] + ([dense.mean] if dense else []))
+def _bars(axes: Any, panel: str, bars: list[tuple[Method, Spread]]) -> None:
+    own = [method.at(0, 'test') for method, _ in bars]  # of the dense networks that each method began with
+    least = min([test.mean - (test.std or 0) for _, test in bars] + [dense.mean for dense in own if dense])
     start = 0.0 if least < 50 else float(5 * ((least - 4) // 5))
-    for place, (method, test) in enumerate(bars):
+    for place, ((method, test), dense) in enumerate(zip(bars, own)):
         axes.barh(place, test.mean - start, left=start, height=0.62, color=BLUE, alpha=0.55, linewidth=0)
         if test.std is not None:
             axes.errorbar(test.mean, place, xerr=test.std, color=TEXT, capsize=3, linewidth=1)
         remain = method.at(method.last or 0, 'remain')
         left = '' if remain is None else f' at {remain.mean:.3g} % of the weights'
         axes.text(1.01, place, f'{test}{left}', va='center', fontsize=SMALL, transform=axes.get_yaxis_transform())
+        if dense is not None:
+            axes.plot([dense.mean] * 2, [place - 0.5, place + 0.5], color=RED, linewidth=1.4, linestyle='--')
     axes.set_yticks(range(len(bars)), [_bar_name(method) for method, _ in bars], fontsize=SMALL)
     axes.set_ylim(len(bars) - 0.5, -0.5)
     axes.set_xlim(start, 100)
@@ -71,9 +73,11 @@ def _bars(axes: Any, panel: str, bars: list[tuple[Method, Spread]], dense: Sprea
     axes.set_axisbelow(True)
     axes.set_title(panel, loc='left', fontsize=10)
     axes.set_xlabel(f'test accuracy, %{f": the axis begins at {start:.0f}" if start else ""}', fontsize=SMALL)
-    if dense is not None:
-        axes.axvline(dense.mean, color=RED, linewidth=1.4, linestyle='--')
-        axes.set_title(f'dashed: dense, {dense}', loc='right', fontsize=SMALL, color=RED)
+    if any(own):
+        values = {str(dense) for dense in own}
+        axes.set_title(
+            f'dashed: dense{f", {own[0]}" if len(values) == 1 else ""}', loc='right', fontsize=SMALL, color=RED
+        )
 
 
 def weights_picture(of_all: Sequence[Method], scale: Literal['log', 'linear'] = 'log') -> bytes | None:
@@ -92,17 +96,12 @@ def weights_picture(of_all: Sequence[Method], scale: Literal['log', 'linear'] = 
     structs = list(dict.fromkeys(method.label for method in of_all if _points(method)))
     for axis, panel in zip(axes, panels):
         of_panel = [method for method in of_all if method.panel == panel]
-        dense = dense_of(of_panel)
-        if dense is not None:
-            axis.axhline(dense.mean, color=TEXT, linewidth=1.2, linestyle='--', label=f'dense: {dense}', zorder=1)
-            if dense.std:
-                axis.axhspan(dense.mean - dense.std, dense.mean + dense.std, color=BEFORE, alpha=0.4, linewidth=0)
+        dense = _dense(axis, dense_methods(of_panel))
         lines = [(method, points) for method in of_panel if (points := _points(method))]
         for place, (method, points) in enumerate(lines):
             _line(axis, method, points, structs.index(method.label), 3.5 * place)
         _weights_axis(axis, min(remain for _, points in lines for remain, _ in points), scale)
-        tests = [test for _, points in lines for _, test in points] + ([dense] if dense else [])
-        _accuracy_axis(axis, tests)
+        _accuracy_axis(axis, dense + [test for _, points in lines for _, test in points])
         axis.set_ylabel('test accuracy, %')
         axis.set_title(panel, loc='left', fontsize=10)
         axis.grid(color=GRID, linewidth=0.8)
@@ -114,6 +113,17 @@ def weights_picture(of_all: Sequence[Method], scale: Literal['log', 'linear'] = 
         axis.axis('off')
     figure.suptitle('Test accuracy over weights left', x=0.01, ha='left', fontweight='bold')
     return to_png(figure)
+
+
+def _dense(axes: Any, dense: Sequence[Method]) -> list[Spread]:
+    """A line and a band for each way in which dense networks were trained."""
+    tests = [(method.label, test) for method in dense if (test := method.at(0, 'test')) is not None]
+    for place, (label, test) in enumerate(tests):
+        style = {'color': TEXT, 'linewidth': 1.2, 'linestyle': ('--', ':', '-.')[place % 3], 'zorder': 1}
+        axes.axhline(test.mean, label=f'{short(label, 40)}: {test}', **style)
+        if test.std:
+            axes.axhspan(test.mean - test.std, test.mean + test.std, color=BEFORE, alpha=0.4, linewidth=0)
+    return [test for _, test in tests]
 
 
 def _accuracy_axis(axes: Any, tests: Sequence[Spread]) -> None:

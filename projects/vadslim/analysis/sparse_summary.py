@@ -20,6 +20,15 @@ ASIDE = {
 }
 
 
+#: Settings that a dense level does not depend on.
+LATER = {
+    *('struct', 'criteria', 'criteria_batches', 'rate', 'scope', 'progressive_rate', 'layer_rates', 'conv1', 'fc'),
+    *('fillback_rate', 'prune_type', 'rewind_epoch', 'RST_schedule', 'reg_granularity_prune', 'reg_ceiling'),
+    *('exponents', 'reg_mode', 'block_loss_grad', 'target_accuracy', 'vit_structured', 'vit_prune_target'),
+    *('mlp_prune_ratio', 'sorting_mode', 'distill', 'alpha', 'temperature'),
+}
+
+
 @dataclass(frozen=True)
 class Spread:
     """Numbers of several runs: their mean, and their sample standard deviation (n - 1); None of one run."""
@@ -83,43 +92,51 @@ def panel_of(run: SparseRun) -> str:
 
 def methods(runs: Iterable[SparseRun]) -> list[Method]:
     """Groups runs by their settings but the seed; panels and methods keep the order of the runs."""
+    return _grouped(runs, ASIDE)
+
+
+def dense_methods(of_all: Iterable[Method]) -> list[Method]:
+    """Groups runs by the settings of their dense levels; a level that runs share (seed, accuracy) counts once."""
+    once: dict[Any, SparseRun] = {}
+    for run in (run for method in of_all for run in method.runs):
+        if run.dense is not None:
+            seed = run.settings.get('seed')
+            key = _key(run, ASIDE | LATER), str(run.path) if seed is None else str(seed), run.dense.test
+            once.setdefault(key, run)
+    return _grouped(once.values(), ASIDE | LATER, 'dense')
+
+
+def _key(run: SparseRun, aside: set[str]) -> str:
+    settings = {key: value for key, value in run.settings.items() if key not in aside}
+    return json.dumps(settings, sort_keys=True, default=str)
+
+
+def _grouped(runs: Iterable[SparseRun], aside: set[str], kind: str = '') -> list[Method]:
     groups: dict[str, dict[str, list[SparseRun]]] = {}
     for run in runs:
-        settings = {key: value for key, value in run.settings.items() if key not in ASIDE}
-        key = json.dumps(settings, sort_keys=True, default=str)
-        groups.setdefault(panel_of(run), {}).setdefault(key, []).append(run)
+        groups.setdefault(panel_of(run), {}).setdefault(_key(run, aside), []).append(run)
     return [
         Method(panel, label, members)
         for panel, of_panel in groups.items()
-        for label, members in zip(_labels(of_panel), of_panel.values())
+        for label, members in zip(_labels(of_panel, kind), of_panel.values())
     ]
 
 
-def _labels(of_panel: Mapping[str, Sequence[SparseRun]]) -> list[str]:
-    """The struct of each, and the settings by which it differs from others of the same struct; or a run's name."""
+def _labels(of_panel: Mapping[str, Sequence[SparseRun]], kind: str) -> list[str]:
+    """The kind, or the struct, of each and the settings by which it differs from others of it; or a run's name."""
     labels = []
     of_all = [json.loads(key) for key in of_panel]
     for own, runs in zip(of_all, of_panel.values()):
         struct = own.get('struct')
         rivals = [other for other in of_all if other.get('struct') == struct]
         names = sorted({name for other in rivals for name in {*own, *other} if own.get(name) != other.get(name)})
-        if struct and len(names) < 4 and 'folder' not in names:
+        name = runs[0].name + (f' and {len(runs) - 1} more' if len(runs) > 1 else '')
+        if (kind or struct) and len(names) < 4 and 'folder' not in names:
             told = [f'{name} {own[name]}' for name in names if own.get(name) is not None]
-            labels.append(', '.join([str(struct), *told]))
+            labels.append(', '.join([kind or str(struct), *told]))
         else:
-            labels.append(runs[0].name + (f' and {len(runs) - 1} more' if len(runs) > 1 else ''))
+            labels.append(f'{kind} of {name}' if kind else name)
     return labels
-
-
-def dense_of(of_panel: Iterable[Method]) -> Spread | None:
-    """Test accuracy of the dense networks of a panel; one that runs share (its seed and accuracy) counts once."""
-    found = {}
-    for method in of_panel:
-        for run in method.runs:
-            if run.dense is not None:
-                seed = run.settings.get('seed')
-                found[str(run.path) if seed is None else str(seed), run.dense.test] = run.dense.test
-    return Spread.of(found.values())
 
 
 def remarks(runs: Sequence[SparseRun], of_all: Iterable[Method]) -> list[str]:
@@ -200,9 +217,8 @@ def by_level(of_all: Sequence[Method]) -> Rows:
     rows: list[list[Cell]] = []
     for panel in dict.fromkeys(method.panel for method in of_all):
         of_panel = [method for method in of_all if method.panel == panel]
-        dense = dense_of(of_panel)
-        if dense is not None:
-            rows.append([panel, 'dense', 0, 100.0, None, dense])
+        for dense in dense_methods(of_panel):
+            rows.append([panel, dense.label, 0, dense.at(0, 'remain'), None, dense.at(0, 'test')])
         for method in of_panel:
             for number in method.levels:
                 if number:

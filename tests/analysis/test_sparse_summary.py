@@ -79,6 +79,14 @@ def test_other_settings_are_other_methods_named_by_them(tmp_path):
     ]
 
 
+def test_methods_that_were_trained_for_longer_say_so(tmp_path):
+    for name, settings in (('a', {'struct': 'imp', 'epochs': 2}), ('b', {'epochs': 4, 'exponents': 6})):
+        write_run(tmp_path / name, [90.0], **settings)
+    write_predecessor(tmp_path / 'res20s_digits_refill', 1)  # what it was made with is not known
+    found = [one.label for one in methods(collect([tmp_path]))]
+    assert found == ['imp, epochs 2', 'rsst, epochs 4', 'refill']
+
+
 def test_runs_of_the_predecessor_are_seeds_only_if_their_folders_say_so(tmp_path):
     for name in ('cifar10_rsst_seed1', 'cifar10_rsst_seed2', 'cifar10_rsst_E2'):
         write_predecessor(tmp_path / name, 2)

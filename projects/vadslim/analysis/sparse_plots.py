@@ -120,7 +120,7 @@ def _dense(axes: Any, dense: Sequence[Method]) -> list[Spread]:
     tests = [(method.label, test) for method in dense if (test := method.at(0, 'test')) is not None]
     for place, (label, test) in enumerate(tests):
         style = {'color': TEXT, 'linewidth': 1.2, 'linestyle': ('--', ':', '-.')[place % 3], 'zorder': 1}
-        axes.axhline(test.mean, label=f'{short(label, 40)}: {test}', **style)
+        axes.axhline(test.mean, label=f'{short(label, 60)}: {test}', **style)
         if test.std:
             axes.axhspan(test.mean - test.std, test.mean + test.std, color=BEFORE, alpha=0.4, linewidth=0)
     return [test for _, test in tests]

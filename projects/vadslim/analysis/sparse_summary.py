@@ -123,18 +123,21 @@ def _grouped(runs: Iterable[SparseRun], aside: set[str], kind: str = '') -> list
 
 
 def _labels(of_panel: Mapping[str, Sequence[SparseRun]], kind: str) -> list[str]:
-    """The kind, or the struct, of each and the settings by which it differs from others of it; or a run's name."""
+    """The kind, or the struct, of each and what tells it from others: settings of its method that differ from those
+    of the same struct, settings of the training that differ from any. A run's name if these are many, or unknown.
+    """
     labels = []
     of_all = [json.loads(key) for key in of_panel]
     for own, runs in zip(of_all, of_panel.values()):
-        struct = own.get('struct')
-        rivals = [other for other in of_all if other.get('struct') == struct]
-        names = sorted({name for other in rivals for name in {*own, *other} if own.get(name) != other.get(name)})
-        name = runs[0].name + (f' and {len(runs) - 1} more' if len(runs) > 1 else '')
-        if (kind or struct) and len(names) < 4 and 'folder' not in names:
-            told = [f'{name} {own[name]}' for name in names if own.get(name) is not None]
-            labels.append(', '.join([kind or str(struct), *told]))
+        head, names = kind or own.get('struct'), set()
+        for other in (other for other in of_all if ('folder' in other) == ('folder' in own)):
+            differing = {name for name in {*own, *other} if own.get(name) != other.get(name)}
+            names |= differing - (set() if own.get('struct') == other.get('struct') else LATER)
+        if head and len(names) < 4 and 'folder' not in names:
+            told = [f'{name} {own[name]}' for name in sorted(names) if own.get(name) is not None]
+            labels.append(', '.join([str(head), *told]))
         else:
+            name = runs[0].name + (f' and {len(runs) - 1} more' if len(runs) > 1 else '')
             labels.append(f'{kind} of {name}' if kind else name)
     return labels
 

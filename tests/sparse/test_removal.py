@@ -236,10 +236,11 @@ def test_a_module_that_cannot_be_narrower_stays():
             return super().forward(*args, **kwargs)
 
     model = scrambled(ToyNet())
+    groups = find_groups(model, toy_frames())
     model.attention.__class__ = Own
     model.attention.out_proj.weight.data[:, 4:8] = 0
     model.ffn[3].weight.data[:, 20:] = 0
-    result = remove_dead(model, toy_frames())
+    result = remove_dead(model, toy_frames(), groups)
     assert list(result.kept) == ['ffn.0.neurons'] and result.error < 1e-12
     assert 'cannot be narrower' in result.reasons['attention.heads']
 

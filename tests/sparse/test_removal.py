@@ -230,6 +230,21 @@ def test_stock_attention():
     assert result.kept == {'attention.heads': [0, 3], 'ffn.0.neurons': list(range(20))}
 
 
+def test_a_module_that_cannot_be_narrower_stays():
+    class Own(nn.MultiheadAttention):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    model = scrambled(ToyNet())
+    groups = find_groups(model, toy_frames())
+    model.attention.__class__ = Own
+    model.attention.out_proj.weight.data[:, 4:8] = 0
+    model.ffn[3].weight.data[:, 20:] = 0
+    result = remove_dead(model, toy_frames(), groups)
+    assert list(result.kept) == ['ffn.0.neurons'] and result.error < 1e-12
+    assert 'cannot be narrower' in result.reasons['attention.heads']
+
+
 class Gate(nn.Module):
     """Whatever ``act`` makes of channels, read by a convolution and by ``extra``."""
 

@@ -3,14 +3,13 @@
 
     python tools/benchmarks/penalty.py [--networks resnet20 vit_small] [--repeats 21] [--output numbers.json]
 
-Two copies of a network train in turn on the same batch, one by the plain optimizer, one with ``Penalty`` and
-``HardMask`` attached; every second pair in the other order. Masks are RSST's cases at 50 % and 20 % of the weights.
+One network takes pairs of steps on the same batch, one by the plain optimizer and one with ``Penalty`` and ``HardMask``
+attached to it; every second pair in the other order. Masks are RSST's cases at 50 % and 20 % of the weights.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import itertools
 import json
 import statistics
@@ -26,6 +25,7 @@ from rich.progress import track
 from scipy.stats import quantile_test
 from torch import nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from vadslim.analysis.latency import device_name, now
 from vadslim.classification import CIFARResNet, VisionTransformer
@@ -74,49 +74,52 @@ def rsst_cases(weights: dict[str, nn.Parameter], remaining: float) -> Cases:
 
 
 class Training:
-    """One network and its optimizer.
+    """A network that trains plainly or sparsely, step by step.
 
     Args:
         model: trains on its device.
         optimizer: name in OPTIMIZERS.
-        sparse: its prunable weights and RSST's cases; None trains plainly.
+        weights: its prunable weights.
+        case: RSST's cases of them.
 
     Attributes:
         inside: seconds that the hooks of the last step took (not on a GPU, which works on while they return).
     """
 
-    def __init__(
-        self, model: nn.Module, optimizer: str, sparse: tuple[dict[str, nn.Parameter], Cases] | None = None
-    ) -> None:
-        self.model, self.inside, self.penalty = model.train(), 0.0, None
+    def __init__(self, model: nn.Module, optimizer: str, weights: dict[str, nn.Parameter], case: Cases) -> None:
+        self.model, self.inside = model.train(), 0.0
         self.optimizer = OPTIMIZERS[optimizer](model.parameters())
-        if sparse is None:
-            return
-        weights, case = sparse
         with torch.no_grad():
             for name, value in start(weights, case).items():
                 weights[name].copy_(value)
-        self.penalty = Penalty(weights, case.penalised)
-        mask = HardMask(weights, case.active)
-        for hook, attach in zip(HOOKS, (self.penalty.attach, mask.attach)):
-            # hooks run in the order in which they were registered: this one first, then ours, then the clock again
-            getattr(self.optimizer, hook)(lambda *_: self._clock(-1))
-            attach(self.optimizer)
-            getattr(self.optimizer, hook)(lambda *_: self._clock(1))
+        self.penalty, self.mask = Penalty(weights, case.penalised), HardMask(weights, case.active)
+
+    def _attach(self) -> list[RemovableHandle]:
+        """The penalty before and the mask after the optimizer's step, each between two looks at the clock."""
+        handles = []
+        for hook, attach in zip(HOOKS, (self.penalty.attach, self.mask.attach)):
+            register = getattr(self.optimizer, hook)  # hooks run in the order in which they came
+            handles += [register(lambda *_: self._clock(-1)), attach(self.optimizer)]
+            handles += [register(lambda *_: self._clock(1))]
+        return handles
 
     def _clock(self, sign: int) -> None:
         self.inside += sign * time.process_time()
 
-    def step(self, inputs: torch.Tensor, labels: torch.Tensor, progress: float) -> float:
-        """Train on one batch; the seconds it took."""
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor, progress: float | None = None) -> float:
+        """Train on one batch, with the penalty of this part of the level or (None) plainly; the seconds it took."""
         self.inside = 0.0
+        handles = [] if progress is None else self._attach()
         begin = clock(inputs.device)
         self.optimizer.zero_grad()
         functional.cross_entropy(self.model(inputs), labels).backward()
-        if self.penalty is not None:
+        if progress is not None:
             self.penalty.factor = penalty_factor('exp_custom_exponents', progress)
         self.optimizer.step()
-        return clock(inputs.device) - begin
+        seconds = clock(inputs.device) - begin
+        for handle in handles:
+            handle.remove()
+        return seconds
 
 
 def compare(name: str, optimizer: str, remaining: float, args: argparse.Namespace) -> dict[str, Any]:
@@ -130,10 +133,9 @@ def compare(name: str, optimizer: str, remaining: float, args: argparse.Namespac
     model = NETWORKS[name]().to(args.device)
     inputs = torch.randn(args.batch, 3, 32, 32, device=args.device)
     labels = torch.randint(10, (args.batch,), device=args.device)
-    twin = copy.deepcopy(model)
-    weights = weights_of(name, twin)
+    weights = weights_of(name, model)
     case = rsst_cases(weights, remaining)
-    both = [Training(model, optimizer), Training(twin, optimizer, (weights, case))]
+    training = Training(model, optimizer, weights, case)
     pairs, inside = [], []
     progress = track(
         range(-args.warmup, args.repeats),
@@ -143,11 +145,12 @@ def compare(name: str, optimizer: str, remaining: float, args: argparse.Namespac
     )
     for i in progress:
         seconds = [0.0, 0.0]
-        for which in (0, 1) if i % 2 else (1, 0):
-            seconds[which] = both[which].step(inputs, labels, max(i, 0) / args.repeats)
+        for sparse in (0, 1) if i % 2 else (1, 0):
+            seconds[sparse] = training.step(inputs, labels, max(i, 0) / args.repeats if sparse else None)
+            if sparse and i >= 0:
+                inside.append(training.inside)
         if i >= 0:
             pairs.append(seconds)
-            inside.append(both[1].inside)
     percent = [100 * (sparse / plain - 1) for plain, sparse in pairs]
     interval = quantile_test(percent, q=statistics.median(percent), p=0.5).confidence_interval()
     plain, sparse = (statistics.median(column) for column in zip(*pairs))

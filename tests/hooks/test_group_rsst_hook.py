@@ -4,14 +4,18 @@ import copy
 import itertools
 import json
 import math
+import signal
+import time
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 import vadslim.hooks.group_rsst_hook as module
+from processes import Forked
 from vadslim import cli, evaluate, train
 from vadslim.checkpoint import load_checkpoint
 from vadslim.cli import UserError
@@ -132,6 +136,34 @@ def test_resumed_equals_uninterrupted(done, tmp_path, monkeypatch, epoch):
     for name, value in runner.model.state_dict().items():
         assert torch.equal(value, state[name]), name
     mine, theirs = (load_checkpoint(path / 'slim.pth')['state_dict'] for path in (tmp_path, folder))
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_killed_and_resumed_by_the_command(done, tmp_path):
+    """kill -9 amid the third epoch, in the middle of the growth."""
+    folder, _, _ = done
+    Config(config_of(tmp_path / 'work')).dump(tmp_path / 'toy.py')
+
+    def waits_in_the_third_epoch():
+        step = module.GroupRSSTHook.before_train_iter
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 9:
+                (tmp_path / 'here').touch()
+                time.sleep(600)
+            step(self, runner, batch_idx, data_batch)
+
+        module.GroupRSSTHook.before_train_iter = before_train_iter
+
+    process = Forked(lambda argv: cli.run(train.main, argv), [tmp_path / 'toy.py'], before=waits_in_the_third_epoch)
+    while not (tmp_path / 'here').exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait(60)
+    assert (tmp_path / 'work' / 'epoch_2.pth').exists() and not (tmp_path / 'work' / 'slim.pth').exists()
+    assert run(train.main, tmp_path / 'toy.py', '--resume') == 0
+    mine, theirs = (load_checkpoint(path / 'slim.pth')['state_dict'] for path in (tmp_path / 'work', folder))
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 

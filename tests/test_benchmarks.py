@@ -1,4 +1,4 @@
-"""The benchmark against Torch-Pruning, in small: every column is there, and both sides are counted alike."""
+"""The benchmarks in small: every column is there; both sides of one, and what the masks of the other are."""
 
 import importlib
 import json
@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from vadslim import cli
 
@@ -17,10 +18,15 @@ COLUMNS = {
 
 
 @pytest.fixture(scope='module')
-def tool():
+def scripts():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(FOLDER)  # as if it were run as a script: it imports its neighbours
-        yield importlib.import_module('compare_torch_pruning')
+        patch.syspath_prepend(FOLDER)  # as if they were run as scripts: they import their neighbours
+        yield importlib.import_module
+
+
+@pytest.fixture(scope='module')
+def tool(scripts):
+    return scripts('compare_torch_pruning')
 
 
 def numbers(value):
@@ -70,3 +76,43 @@ def test_mistakes_are_one_line(tool, options, capsys):
     assert cli.run(tool.main, options) == 2
     error = capsys.readouterr().err
     assert options[0] in error and error.count('\n') == 1
+
+
+# --- the penalty --------------------------------------------------------------------------------------------
+
+
+def test_penalty(scripts, tmp_path, capsys):
+    path = tmp_path / 'numbers.json'
+    options = ['--networks', 'resnet20', '--remaining', '0.5', '--batch', '2', '--repeats', '6', '--warmup', '0']
+    assert cli.run(scripts('penalty').main, [*options, '--output', str(path)]) == 0
+    rows = json.loads(path.read_text())['rows']
+    assert [row['optimizer'] for row in rows] == ['SGD', 'AdamW']
+    for row in rows:
+        assert all(math.isfinite(number) for number in numbers(row))
+        # half of the weights are left, a few more once they fill whole channels; the others are one or the other
+        assert 0.47 < row['penalised'] + row['masked'] < 0.5 and row['penalised'] > 0.1 < row['masked']
+        assert row['interval'][0] <= row['percent'] <= row['interval'][1]
+        assert 0 < row['hooks_percent'] * row['plain_ms'] / 100 < row['sparse_ms']
+    assert capsys.readouterr().out.count('| resnet20 |') == 2
+
+
+def test_steps_of_the_penalty_benchmark(scripts):
+    """In a sparse step what is removed stays zero and what is penalised shrinks; a plain one knows of neither."""
+    penalty = scripts('penalty')
+    torch.manual_seed(0)
+    model = penalty.NETWORKS['resnet20']()
+    weights = penalty.weights_of('resnet20', model)
+    case = penalty.rsst_cases(weights, 0.5)
+    training = penalty.Training(model, 'SGD', weights, case)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    inputs, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    seconds = training.step(inputs, labels, progress=1.0)
+    assert 0 < training.inside < seconds
+    for name, weight in weights.items():
+        assert not weight[case.removed[name]].any()
+        assert (weight != before[name])[case.kept[name]].any()
+        penalised = case.penalised[name]
+        if penalised.any():
+            assert weight[penalised].abs().sum() < before[name][penalised].abs().sum()
+    training.step(inputs, labels)
+    assert training.inside == 0 and any(weights[name][removed].any() for name, removed in case.removed.items())

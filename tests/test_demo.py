@@ -9,6 +9,7 @@ from rich.console import Console
 
 from vadslim import demo
 from vadslim.cli import UserError
+from vadslim.options import load_config, merge_texts
 
 
 def sample(command: int, length: float, plan: float) -> dict:
@@ -63,3 +64,12 @@ def test_a_step_that_fails_ends_the_demonstration(tmp_path):
     with pytest.raises(UserError, match=r'exit code 1: error: no such data \(whole output: .*1-try.log'):
         steps('try: something', str(script))
     assert 'working' in (tmp_path / 'logs' / '1-try.log').read_text()
+
+
+def test_options_of_the_short_training():
+    """They are options of the config; warm-up and cosine go by steps."""
+    cfg = load_config(demo.ROOT / demo.CONFIG)
+    merge_texts(cfg, ['train_cfg.max_epochs=2', *demo.SHORT])
+    warm_up, cosine = cfg.param_scheduler
+    assert (warm_up.by_epoch, warm_up.end) == (False, 40)
+    assert cosine.by_epoch and cosine.convert_to_iter_based is True

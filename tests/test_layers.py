@@ -30,7 +30,7 @@ ARROWS = {
     'analysis': {'cli', 'pruning', *BASE},
     'pruning': {'checkpoint', 'registry'},
     'sparse': {'checkpoint', 'pruning', 'registry'},
-    'hooks': {'pruning', 'sparse', *BASE},
+    'hooks': {'analysis', 'pruning', 'sparse', *BASE},
     'stages': {'pruning', *BASE},
     'vad': {'analysis', 'nuscenes_data', 'pruning', *BASE},
     'classification': {'analysis', 'pruning', *BASE},

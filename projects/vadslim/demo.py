@@ -30,6 +30,8 @@ TINY = 'configs/VAD/VAD_tiny_stage_2.py'
 DATA = 'data/synthetic-nuscenes'
 COMMANDS = ('right', 'left', 'straight')
 HORIZONS = (1, 2, 3)
+# of the few steps fewer warm up, and the learning rate falls after each of them, not after an epoch
+SHORT = ('param_scheduler.0.end=40', 'param_scheduler.1.convert_to_iter_based=True')
 
 
 class Steps:
@@ -236,7 +238,7 @@ def _demo(argv: Sequence[str]) -> None:
     parser = Parser(description='Train, slim, fine-tune and evaluate VAD on synthetic data.')
     parser.add_argument('--out', type=Path, default=Path('demo_output'), help='(./demo_output)')
     parser.add_argument('--ratio', type=fraction, default=0.3, help='fraction of units that is removed (0.3)')
-    parser.add_argument('--epochs', type=at_least(1), default=3, help='training epochs (3)')
+    parser.add_argument('--epochs', type=at_least(1), default=2, help='training epochs (2)')
     parser.add_argument('--fine-tune-epochs', type=at_least(1), default=1, help='epochs after slimming (1)')
     args = parser.parse_args(argv)
     out = args.out.absolute()
@@ -264,7 +266,7 @@ def _demo(argv: Sequence[str]) -> None:
         'training: VAD-nano from random weights',
         'tools/train.py',
         *[CONFIG, '--work-dir', dense, '--no-validate', *processes],
-        *['--cfg-options', f'train_cfg.max_epochs={args.epochs}', *per_process],
+        *['--cfg-options', f'train_cfg.max_epochs={args.epochs}', *SHORT, *per_process],
     )
     steps(
         f'slimming and fine-tuning: {args.ratio:.0%} of the units of each Group',

@@ -173,6 +173,8 @@ def _arguments(cfg: Config, key: str, node: Any) -> set[str]:
     names = set(known) if isinstance(known, set) else _parameters(*(known if isinstance(known, tuple) else (known,)))
     if prefix == '':
         names |= RUNNER_KEYS
+    if path[0] == 'param_scheduler':
+        names.add('convert_to_iter_based')  # the Runner takes it out before it builds
     kind = node.get('type')
     if isinstance(kind, str):
         names |= _parameters(*_registered(kind, cfg.get('default_scope')))

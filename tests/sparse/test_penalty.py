@@ -41,6 +41,13 @@ def test_sgd_adds_lambda_w_to_the_gradient():
     assert weight.grad.tolist() == [[0, 0, 0]]
 
 
+@pytest.mark.parametrize('kind', [SGD, AdamW])
+def test_nothing_is_done_while_lambda_is_zero(kind):
+    weight = parameter()
+    attached(kind([weight], lr=0.1), weight, 0.0)[0]._apply(kind([weight]), kind is AdamW)
+    assert weight._version == weight.grad._version == 0  # neither was written to
+
+
 def test_a_maximizing_sgd_is_penalised_too():
     weight = parameter()
     optimizer = SGD([weight], lr=0.1, maximize=True)

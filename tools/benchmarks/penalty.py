@@ -3,14 +3,14 @@
 
     python tools/benchmarks/penalty.py [--networks resnet20 vit_small] [--repeats 21] [--output numbers.json]
 
-Two copies of a network train in turn on the same batch, one by the plain optimizer, one with ``Penalty`` and
-``HardMask`` attached; every second pair in the other order. Masks are RSST's cases at 50 % and 20 % of the weights.
+One network takes pairs of steps on the same batch, one by the plain optimizer and one with ``Penalty`` and ``HardMask``
+attached to it; every second pair in the other order. Masks are RSST's cases at 50 % and 20 % of the weights.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import itertools
 import json
 import statistics
 import sys
@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import track
 from scipy.stats import quantile_test
 from torch import nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from vadslim.analysis.latency import device_name, now
 from vadslim.classification import CIFARResNet, VisionTransformer
-from vadslim.cli import Parser, UserError, at_least, run
+from vadslim.cli import Parser, UserError, at_least, fraction, run
 from vadslim.sparse import (
     VIT_LAYERS,
     Cases,
@@ -52,7 +54,6 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     'SGD': lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4),
     'AdamW': lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05),
 }
-REMAINING = (0.5, 0.2)
 HOOKS = ('register_step_pre_hook', 'register_step_post_hook')
 
 
@@ -73,49 +74,52 @@ def rsst_cases(weights: dict[str, nn.Parameter], remaining: float) -> Cases:
 
 
 class Training:
-    """One network and its optimizer.
+    """A network that trains plainly or sparsely, step by step.
 
     Args:
         model: trains on its device.
         optimizer: name in OPTIMIZERS.
-        sparse: its prunable weights and RSST's cases; None trains plainly.
+        weights: its prunable weights.
+        case: RSST's cases of them.
 
     Attributes:
         inside: seconds that the hooks of the last step took (not on a GPU, which works on while they return).
     """
 
-    def __init__(
-        self, model: nn.Module, optimizer: str, sparse: tuple[dict[str, nn.Parameter], Cases] | None = None
-    ) -> None:
-        self.model, self.inside, self.penalty = model.train(), 0.0, None
+    def __init__(self, model: nn.Module, optimizer: str, weights: dict[str, nn.Parameter], case: Cases) -> None:
+        self.model, self.inside = model.train(), 0.0
         self.optimizer = OPTIMIZERS[optimizer](model.parameters())
-        if sparse is None:
-            return
-        weights, case = sparse
         with torch.no_grad():
             for name, value in start(weights, case).items():
                 weights[name].copy_(value)
-        self.penalty = Penalty(weights, case.penalised)
-        mask = HardMask(weights, case.active)
-        for hook, attach in zip(HOOKS, (self.penalty.attach, mask.attach)):
-            # hooks run in the order in which they were registered: this one first, then ours, then the clock again
-            getattr(self.optimizer, hook)(lambda *_: self._clock(-1))
-            attach(self.optimizer)
-            getattr(self.optimizer, hook)(lambda *_: self._clock(1))
+        self.penalty, self.mask = Penalty(weights, case.penalised), HardMask(weights, case.active)
+
+    def _attach(self) -> list[RemovableHandle]:
+        """The penalty before and the mask after the optimizer's step, each between two looks at the clock."""
+        handles = []
+        for hook, attach in zip(HOOKS, (self.penalty.attach, self.mask.attach)):
+            register = getattr(self.optimizer, hook)  # hooks run in the order in which they came
+            handles += [register(lambda *_: self._clock(-1)), attach(self.optimizer)]
+            handles += [register(lambda *_: self._clock(1))]
+        return handles
 
     def _clock(self, sign: int) -> None:
         self.inside += sign * time.process_time()
 
-    def step(self, inputs: torch.Tensor, labels: torch.Tensor, progress: float) -> float:
-        """Train on one batch; the seconds it took."""
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor, progress: float | None = None) -> float:
+        """Train on one batch, with the penalty of this part of the level or (None) plainly; the seconds it took."""
         self.inside = 0.0
+        handles = [] if progress is None else self._attach()
         begin = clock(inputs.device)
         self.optimizer.zero_grad()
         functional.cross_entropy(self.model(inputs), labels).backward()
-        if self.penalty is not None:
+        if progress is not None:
             self.penalty.factor = penalty_factor('exp_custom_exponents', progress)
         self.optimizer.step()
-        return clock(inputs.device) - begin
+        seconds = clock(inputs.device) - begin
+        for handle in handles:
+            handle.remove()
+        return seconds
 
 
 def compare(name: str, optimizer: str, remaining: float, args: argparse.Namespace) -> dict[str, Any]:
@@ -129,18 +133,24 @@ def compare(name: str, optimizer: str, remaining: float, args: argparse.Namespac
     model = NETWORKS[name]().to(args.device)
     inputs = torch.randn(args.batch, 3, 32, 32, device=args.device)
     labels = torch.randint(10, (args.batch,), device=args.device)
-    twin = copy.deepcopy(model)
-    weights = weights_of(name, twin)
+    weights = weights_of(name, model)
     case = rsst_cases(weights, remaining)
-    both = [Training(model, optimizer), Training(twin, optimizer, (weights, case))]
+    training = Training(model, optimizer, weights, case)
     pairs, inside = [], []
-    for i in track(range(-args.warmup, args.repeats), f'{name}, {optimizer}, {remaining:.0%}', transient=True):
+    progress = track(
+        range(-args.warmup, args.repeats),
+        f'{name}, {optimizer}, {remaining:.0%}',
+        console=Console(stderr=True),
+        transient=True,
+    )
+    for i in progress:
         seconds = [0.0, 0.0]
-        for which in (0, 1) if i % 2 else (1, 0):
-            seconds[which] = both[which].step(inputs, labels, max(i, 0) / args.repeats)
+        for sparse in (0, 1) if i % 2 else (1, 0):
+            seconds[sparse] = training.step(inputs, labels, max(i, 0) / args.repeats if sparse else None)
+            if sparse and i >= 0:
+                inside.append(training.inside)
         if i >= 0:
             pairs.append(seconds)
-            inside.append(both[1].inside)
     percent = [100 * (sparse / plain - 1) for plain, sparse in pairs]
     interval = quantile_test(percent, q=statistics.median(percent), p=0.5).confidence_interval()
     plain, sparse = (statistics.median(column) for column in zip(*pairs))
@@ -158,25 +168,23 @@ def compare(name: str, optimizer: str, remaining: float, args: argparse.Namespac
     }
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
-    names = ['network', 'optimizer', 'remaining', 'penalised', 'masked', 'plain ms', 'with penalty ms', 'more', 'hooks']
-    lines = [f'| {" | ".join(names)} |', f'|{"---|" * len(names)}']
-    for row in rows:
-        low, high = row['interval']
-        hooks = '' if row['hooks_percent'] is None else f'{row["hooks_percent"]:.2f} %'
-        lines.append(
-            f'| {row["network"]} | {row["optimizer"]} | {row["remaining"]:.0%} | {row["penalised"]:.0%} '
-            f'| {row["masked"]:.0%} | {row["plain_ms"]:.1f} | {row["sparse_ms"]:.1f} '
-            f'| {row["percent"]:.2f} % ({low:.2f} to {high:.2f}) | {hooks} |'
-        )
-    return '\n'.join(lines)
+COLUMNS = ['network', 'optimizer', 'remaining', 'penalised', 'masked', 'plain ms', 'with penalty ms', 'more', 'hooks']
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row in Markdown."""
+    low, high = row['interval']
+    cells = [row['network'], row['optimizer'], *(f'{row[name]:.0%}' for name in ('remaining', 'penalised', 'masked'))]
+    cells += [f'{row["plain_ms"]:.1f}', f'{row["sparse_ms"]:.1f}', f'{row["percent"]:.2f} % ({low:.2f} to {high:.2f})']
+    cells += ['' if row['hooks_percent'] is None else f'{row["hooks_percent"]:.2f} %']
+    return f'| {" | ".join(cells)} |'
 
 
 def main(argv: Sequence[str]) -> None:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS), help='(both)')
     parser.add_argument('--optimizers', nargs='+', choices=OPTIMIZERS, default=list(OPTIMIZERS), help='(both)')
+    parser.add_argument('--remaining', nargs='+', type=fraction, default=[0.5, 0.2], help='of the weights (0.5 0.2)')
     parser.add_argument('--batch', type=at_least(1), default=32, help='images of 32 x 32 (32)')
     parser.add_argument('--repeats', type=at_least(6), default=21, help='pairs of steps (21)')
     parser.add_argument('--warmup', type=at_least(0), default=3, help='pairs before them that are not timed (3)')
@@ -187,14 +195,12 @@ def main(argv: Sequence[str]) -> None:
     if args.output and not args.output.absolute().parent.is_dir():
         raise UserError(f'--output {args.output}: there is no such folder')
     torch.set_num_threads(args.threads)
-    rows = [
-        compare(name, optimizer, remaining, args)
-        for name in args.networks
-        for optimizer in args.optimizers
-        for remaining in REMAINING
-    ]
     where = f'{device_name(args.device)}, {args.threads} thread(s), torch {torch.__version__}'
-    print(f'{where}, batch {args.batch}, {args.repeats} pairs\n\n{table(rows)}')
+    print(f'{where}, batch {args.batch}, {args.repeats} pairs\n\n| {" | ".join(COLUMNS)} |\n|{"---|" * len(COLUMNS)}')
+    rows = []
+    for name, optimizer, remaining in itertools.product(args.networks, args.optimizers, args.remaining):
+        rows.append(compare(name, optimizer, remaining, args))
+        print(line(rows[-1]), flush=True)
     if args.output:
         args.output.write_text(json.dumps({'where': where, 'batch': args.batch, 'rows': rows}, indent=1))
 

@@ -12,6 +12,7 @@ from .folders import ImageFolder, TinyImageNet
 from .images import split_off
 from .mobilenet import MobileNet
 from .preprocessor import STATISTICS, ImagePreprocessor
+from .pretrained import Loaded, load_pretrained
 from .resnet import CIFARResNet, ResNet
 from .vgg import VGG
 from .vit import VisionTransformer
@@ -27,9 +28,11 @@ __all__ = [
     'Digits',
     'ImageFolder',
     'ImagePreprocessor',
+    'Loaded',
     'MobileNet',
     'ResNet',
     'TinyImageNet',
     'VisionTransformer',
+    'load_pretrained',
     'split_off',
 ]

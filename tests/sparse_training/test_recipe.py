@@ -1,5 +1,7 @@
 """From recipes and flags to the config that all levels share."""
 
+import ast
+import functools
 import textwrap
 
 import pytest
@@ -18,6 +20,12 @@ from vadslim.sparse_training.settings import Settings
 
 FOLDER = recipes.PIECES.parents[1] / 'sparse'
 RECIPES = sorted(path.name for path in FOLDER.glob('*.py') if 'sparse = dict' in path.read_text())
+
+
+@functools.cache
+def network(text):
+    """One for the recipes of all methods: that of a large network takes seconds."""
+    return MODELS.build(ast.literal_eval(text))
 
 
 class Images:
@@ -43,7 +51,7 @@ def test_each_recipe(name, no_data):
     method = name.split('_')[0]
     if method in ('imp', 'refill', 'rsst'):
         assert settings.struct == method
-    model = MODELS.build(cfg.model)
+    model = network(str(cfg.model.to_dict()))
     check(model, settings, cfg.optim_wrapper.optimizer)
     weights = prunable(model, settings)
     assert sum(weight.numel() for weight in weights.values()) > 0.3 * sum(p.numel() for p in model.parameters())
@@ -155,10 +163,10 @@ def test_other_data_bring_their_own_preprocessing(no_data):
 @pytest.mark.parametrize('arch', ARCHS)
 def test_networks_by_name(arch):
     cfg, settings = load_recipe(None, {'arch': arch, 'dataset': 'digits'}, [])
-    if arch != 'vit_base':  # 85 million weights
-        model = MODELS.build(cfg.model)
-        check(model, settings, cfg.optim_wrapper.optimizer)
-        assert model.image_size == (16 if 'vit' in arch else 32)
+    assert cfg.model.image_size == (16 if 'vit' in arch else 32)
+    assert cfg.train_dataloader.dataset.size == cfg.model.image_size
+    if arch in ('res20s', 'vit_tiny', 'my_vgg'):
+        check(MODELS.build(cfg.model), settings, cfg.optim_wrapper.optimizer)
 
 
 def test_a_class_of_ones_own(tmp_path, monkeypatch):

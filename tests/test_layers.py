@@ -18,7 +18,7 @@ TOOLS = sorted((ROOT / 'tools').rglob('*.py'))
 # Part of vadslim -> the other parts that it may import. A new part needs a line here.
 BASE = {'checkpoint', 'cli', 'files', 'image_norm', 'registry'}
 TOOLKIT = {'analysis', 'hooks', 'pruning', 'sparse', 'stages', *BASE}
-COMMANDS = {'evaluate', 'experiment', 'launch', 'options', 'slimming', 'train'}
+COMMANDS = {'evaluate', 'experiment', 'launch', 'options', 'slimming', 'sparse_training', 'train'}
 ARROWS = {
     '__init__': set(),
     'registry': set(),
@@ -30,13 +30,14 @@ ARROWS = {
     'analysis': {'cli', 'pruning', *BASE},
     'pruning': {'checkpoint', 'registry'},
     'sparse': {'checkpoint', 'pruning', 'registry'},
-    'hooks': {'pruning', 'sparse', *BASE},
+    'hooks': {'analysis', 'pruning', 'sparse', *BASE},
     'stages': {'pruning', *BASE},
     'vad': {'analysis', 'nuscenes_data', 'pruning', *BASE},
     'classification': {'analysis', 'pruning', *BASE},
     'examples': TOOLKIT,
     'testing': TOOLKIT,
     **dict.fromkeys(COMMANDS, TOOLKIT | COMMANDS),
+    'sparse_training': {'classification', *TOOLKIT, *COMMANDS},
     **dict.fromkeys(('browse', 'demo', 'visualize'), {'vad', 'visualize', *TOOLKIT, *COMMANDS}),
 }
 HEAVY = {'mmcv', 'mmdet', 'mmdet3d', 'nuscenes'}  # belong to vad; nuscenes to nuscenes_data as well

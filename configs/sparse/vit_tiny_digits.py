@@ -9,6 +9,8 @@ _base_ = [
     '../_base_/classification/runtime.py',
 ]
 model = _base_.data
+# moved images are too hard for so few steps
+model.data_preprocessor.pad = 0
 sparse = dict(
     arch='vit_tiny',
     dataset='digits',
@@ -19,8 +21,9 @@ sparse = dict(
     pruning_times=6,
     rate=0.4,
     epochs=8,
+    batch_size=25,
     optimizer='adamw',
-    lr=1e-3,
+    lr=5e-4,
     weight_decay=0.05,
     warmup=1,
     decreasing_lr=[6])

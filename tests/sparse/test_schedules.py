@@ -99,24 +99,24 @@ def test_dynamic_lambda():
     assert dynamic_scale(0.5, 10, 20) == 0.25
 
 
-@pytest.mark.parametrize('momentum', [0.0, 0.9])
-def test_stability_bound_is_where_sgd_turns(momentum):
+@pytest.mark.parametrize(('momentum', 'nesterov'), [(0.0, False), (0.9, False), (0.9, True)])
+def test_stability_bound_is_where_sgd_turns(momentum, nesterov):
     """A weight under lambda alone: just below the bound it dies out, just above it grows."""
     lr, decay = 0.1, 0.5
-    bound = 2 * (1 + momentum) / lr - decay
+    bound = 2 * (1 + momentum) / (2.8 if nesterov else 1) / lr - decay
 
     def after(factor):
         weight = torch.ones(1, dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.SGD([weight], lr=lr, momentum=momentum, weight_decay=decay)
+        optimizer = torch.optim.SGD([weight], lr=lr, momentum=momentum, weight_decay=decay, nesterov=nesterov)
         for _ in range(1500):
             weight.grad = factor * weight.detach()
             optimizer.step()
         return abs(weight.item())
 
-    check_stable(bound * 0.99, lr, momentum, decay)
+    check_stable(bound * 0.99, lr, momentum, decay, nesterov)
     assert after(bound * 0.99) < 1e-3
     with pytest.raises(SparseError, match='SGD diverges'):
-        check_stable(bound * 1.01, lr, momentum, decay)
+        check_stable(bound * 1.01, lr, momentum, decay, nesterov)
     assert after(bound * 1.01) > 1e3
     check_stable(1e9, 0.0)
     with pytest.raises(SparseError):

@@ -311,8 +311,8 @@ def test_rows_and_columns_of_a_unit():
     assert new['blocks.0.mlp.fc1.weight'].int().tolist() == [[0] * 4, [1] * 4, [1] * 4]
     assert new['blocks.0.mlp.fc2.weight'].int().tolist() == [[0, 1, 1]] * 4
     assert not masks['blocks.0.attn.qkv.weight'][0].any()
-    new['blocks.0.mlp.fc2.weight'][0, 0] = True  # each has storage of its own
-    assert not new['blocks.0.mlp.fc2.weight'][1, 0]
+    new['blocks.0.mlp.fc1.weight'][0, 0] = new['blocks.0.mlp.fc2.weight'][0, 0] = True  # each has storage of its own
+    assert not new['blocks.0.mlp.fc1.weight'][0, 1] and not new['blocks.0.mlp.fc2.weight'][1, 0]
 
 
 def test_units_that_are_masked_do_nothing():

@@ -44,9 +44,12 @@ class DistillHook(Hook):
         losses: arguments of :class:`DistillLoss`, one dict each.
         in_training: modules of the teacher in training mode: those that augment (a grid mask). The student's draw the
             same numbers if they draw before anything that only the student has (dropout).
+        own: factor of the student's own losses.
     """
 
-    def __init__(self, teacher: Mapping, losses: Sequence[Mapping], in_training: Sequence[str] = ()) -> None:
+    def __init__(
+        self, teacher: Mapping, losses: Sequence[Mapping], in_training: Sequence[str] = (), own: float = 1.0
+    ) -> None:
         if not isinstance(teacher, Mapping) or 'checkpoint' not in teacher or set(teacher) - {'checkpoint', 'model'}:
             raise UserError(f'DistillHook: teacher needs a checkpoint, and may have a model; it is {teacher!r:.80}')
         self.teacher_cfg = dict(teacher)
@@ -56,7 +59,7 @@ class DistillHook(Hook):
         twice = [name for name, count in Counter(loss.name for loss in self.losses).items() if count > 1]
         if twice:
             raise UserError(f'DistillHook: two losses are named {twice[0]!r}; give them a name')
-        self.in_training = tuple(in_training)
+        self.in_training, self.own = tuple(in_training), own
         self.teacher: nn.Module | None = None
         self._handles: list[Any] = []
 
@@ -68,7 +71,7 @@ class DistillHook(Hook):
         device = next((parameter.device for parameter in student.parameters()), torch.device('cpu'))
         self.teacher.to(device)
         kept = Kept(getattr(student, 'structure', None), structure)
-        self._handles = distill(student, self.teacher, self.losses, kept)
+        self._handles = distill(student, self.teacher, self.losses, kept, self.own)
         runner.logger.info(
             f'Distillation from {self.teacher_cfg["checkpoint"]}: ' + ', '.join(loss.name for loss in self.losses)
         )
@@ -194,7 +197,9 @@ class _Listener:
         return latest
 
 
-def distill(student: nn.Module, teacher: nn.Module, losses: Sequence[DistillLoss], kept: Kept) -> list[Any]:
+def distill(
+    student: nn.Module, teacher: nn.Module, losses: Sequence[DistillLoss], kept: Kept, own: float = 1.0
+) -> list[Any]:
     """Let every forward of a student in mode 'loss' ask the teacher too.
 
     Args:
@@ -202,6 +207,7 @@ def distill(student: nn.Module, teacher: nn.Module, losses: Sequence[DistillLoss
         teacher: called with the same arguments.
         losses: what is compared.
         kept: which positions of the teacher's outputs the student has.
+        own: factor of the student's own losses.
 
     Returns:
         Handles whose ``remove`` ends it.
@@ -228,7 +234,8 @@ def distill(student: nn.Module, teacher: nn.Module, losses: Sequence[DistillLoss
         with random_state_from(started.pop()), torch.no_grad(), contextlib.suppress(_Enough):
             teacher(*args, **kwargs)
         taught = theirs.stop()
-        return {**output, **{f'loss_distill_{loss.name}': loss(said, taught, kept) for loss in losses}}
+        mine_own = {name: _times(value, own) if 'loss' in name else value for name, value in output.items()}
+        return {**mine_own, **{f'loss_distill_{loss.name}': loss(said, taught, kept) for loss in losses}}
 
     return [
         *mine.handles,
@@ -236,6 +243,13 @@ def distill(student: nn.Module, teacher: nn.Module, losses: Sequence[DistillLoss
         student.register_forward_pre_hook(before, with_kwargs=True),
         student.register_forward_hook(after, with_kwargs=True),
     ]
+
+
+def _times(loss: Any, factor: float) -> Any:
+    """A loss as MMEngine knows them: a tensor, or a list of tensors."""
+    if factor == 1:
+        return loss
+    return [part * factor for part in loss] if isinstance(loss, list | tuple) else loss * factor
 
 
 def _module(model: nn.Module, name: str | None, where: str) -> nn.Module:

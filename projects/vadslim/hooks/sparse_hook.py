@@ -109,6 +109,9 @@ class SparseHook(Hook):
             raise SparseError(f'SparseHook: masks of {", ".join(unknown[:3])}, which the model does not have')
         weights = {name: parameters[name] for name in self.cases.kept}
         check_masks(weights, self.cases.kept)
+        stepped = {id(p) for one in _optimizers(runner) for group in one.param_groups for p in group['params']}
+        if still := [name for name, weight in weights.items() if id(weight) not in stepped]:
+            raise SparseError(f'SparseHook: no optimizer steps {", ".join(still[:3])}: masks cannot be kept there')
         for optimizer in _optimizers(runner):
             self._attach(optimizer, weights)
 
@@ -124,7 +127,8 @@ class SparseHook(Hook):
         if isinstance(optimizer, SGD) and self.reg_mode == 'progress':
             for group in optimizer.param_groups:
                 lr = max(group['lr'], group.get('initial_lr', 0.0))
-                check_stable(min(self.granularity, self.ceiling), lr, group['momentum'], group['weight_decay'])
+                highest = min(self.granularity, self.ceiling)
+                check_stable(highest, lr, group['momentum'], group['weight_decay'], group['nesterov'])
         penalty = Penalty(own, penalised, self.block_loss_grad)
         self._penalties.append(penalty)
         self._handles.append(penalty.attach(optimizer))
@@ -173,10 +177,10 @@ class SparseHook(Hook):
         if self.cases is None:
             return
         parameters = dict(unwrapped(runner.model).named_parameters())
-        for name, mask in self.cases.penalised.items():
-            if bool(mask.any()):
+        for name, final in self.cases.final.items():
+            if not bool(final.all()):
                 weight = parameters[name].data
-                mask = mask.to(weight.device)
+                mask = ~final.to(weight.device)  # what is removed, too: an average remembers the time before the masks
                 self._hidden.append((weight, mask, weight[mask]))
                 weight.masked_fill_(mask, 0)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from ..pruning import Group, Slice, Structure, find_groups, make_structure, resize, run_example
+from ..pruning import Group, Slice, Structure, StructureError, find_groups, make_structure, resize, run_example
 from ..pruning.group import first_names, tensors_of
 from ..pruning.proof import RTOL, RTOL_FLOAT32, floating_outputs, max_error
 from ..pruning.slim import copy_with
@@ -114,10 +114,13 @@ def _wrong(
 
     def search(names: list[str]) -> dict[str, str]:
         part = {name: kept[name] for name in names}
-        error, allowed = difference(model, resize(model, make_structure(model, groups, part)), example)
-        if error <= allowed:
+        try:
+            error, allowed = difference(model, resize(model, make_structure(model, groups, part)), example)
+            why = '' if error <= allowed else f'without the units that look dead its outputs differ by {error:.3g}'
+        except StructureError as refusal:  # a module that cannot be narrower
+            why = str(refusal)
+        if not why:
             return {}
-        why = f'without the units that look dead its outputs differ by {error:.3g}'
         if len(names) == 1:
             return {names[0]: why}
         middle = len(names) // 2

@@ -101,23 +101,28 @@ def dynamic_scale(scale: float, accuracy: float, target: float) -> float:
     return scale / 2 if accuracy < target else scale
 
 
-def check_stable(factor: float, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
+def check_stable(
+    factor: float, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
+) -> None:
     """Refuse a lambda under which SGD would drive penalised weights away from zero, not to it.
 
     On the quadratic (lambda + weight decay) / 2 * w^2, gradient descent with (heavy-ball) momentum mu converges if and
-    only if lr * (lambda + weight decay) < 2 * (1 + mu). Source: Polyak, Some Methods of Speeding up the Convergence of
-    Iteration Methods, 1964.
+    only if lr * (lambda + weight decay) < 2 * (1 + mu); with Nesterov's, 2 * (1 + mu) / (1 + 2 mu). Source: Polyak,
+    Some Methods of Speeding up the Convergence of Iteration Methods, 1964; the second is the like for the roots of
+    z^2 - (1 + mu) (1 - a) z + mu (1 - a), a = lr * (lambda + weight decay).
 
     Args:
         factor: The largest lambda.
         lr: The largest learning rate.
-        momentum: mu of SGD, without ``nesterov``.
+        momentum: mu of SGD.
         weight_decay: Of SGD.
+        nesterov: Of SGD.
 
     Raises:
         SparseError: It would diverge.
     """
-    highest = 2 * (1 + momentum) / lr - weight_decay if lr > 0 else math.inf
+    bound = 2 * (1 + momentum) / (1 + 2 * momentum * nesterov)
+    highest = bound / lr - weight_decay if lr > 0 else math.inf
     if not factor < highest:
         raise SparseError(
             f'lambda grows to {factor:g}; with a learning rate of {lr:g} and a momentum of {momentum:g} SGD diverges '

@@ -112,7 +112,7 @@ def unit_scores(
     criterion: str = 'magnitude',
     batches: Iterable[Batch] | None = None,
     seed: int = 0,
-    probes: int = 4,
+    probes: int = 16,
 ) -> dict[str, Tensor]:
     """How much each head or neuron is worth to the trained and masked network.
 

@@ -14,6 +14,7 @@ from vadslim.sparse_training.settings import Settings, build_parser
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from torch import nn
 
     from vadslim.sparse_training.level import Run
 
@@ -37,11 +38,13 @@ def _main(argv: Sequence[str]) -> int:
     from rich.console import Console
 
     from vadslim.checkpoint import register_loader
+    from vadslim.sparse_training.recipe import use_imports
     from vadslim.sparse_training.run import run_levels
 
     register_loader()
     init_distributed(machine.launcher if not machine.processes else 'none')
     plan = on_rank_0(lambda: _plan(given, machine.launcher if not machine.processes else 'none'))
+    use_imports(plan.cfg)
     _deterministic(plan.settings)
     width = None if sys.stdout.isatty() else 110
     run_levels(plan, getattr(given, 'file_name', 'levels.csv'), Console(width=width))
@@ -67,14 +70,19 @@ def _check(given: argparse.Namespace) -> None:
 
 def _plan(given: argparse.Namespace, launcher: str) -> Run:
     """What is to be done; folders are made, files are read."""
+    from vadslim.experiment import check_backends
     from vadslim.sparse_training.level import Run
+    from vadslim.sparse_training.pruning import check
     from vadslim.sparse_training.recipe import load_recipe
+    from vadslim.sparse_training.run import is_run
 
     flags = vars(given)
     cfg, settings = load_recipe(given.config, flags, given.cfg_options)
     _check_machine(settings)
+    check_backends(cfg)
+    check(_buildable(cfg, settings), settings, cfg.optim_wrapper.optimizer)
     folder = _folder(flags, settings)
-    if hasattr(given, 'resume') and not (folder / 'config.py').is_file():
+    if hasattr(given, 'resume') and not is_run(folder):
         raise UserError(f'--resume: {folder} holds no run to go on with')
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +100,7 @@ def _plan(given: argparse.Namespace, launcher: str) -> Run:
         inputs=_inputs(cfg, flags, settings),
         overwrite=given.__dict__.get('overwrite', False),
         slim=flags.get('slim', False),
+        title=flags.get('exp_name', ''),
     )
 
 
@@ -99,9 +108,11 @@ def _folder(flags: dict[str, Any], settings: Settings) -> Path:
     """The run's folder: named, that of the checkpoint to resume from, or made of the settings."""
     if 'checkpoint' in flags:
         path = Path(flags['checkpoint']).absolute()
-        found = next((parent for parent in path.parents if (parent / 'config.py').is_file()), None)
+        from vadslim.sparse_training.run import is_run
+
+        found = next((parent for parent in path.parents if is_run(parent)), None)
         if not path.is_file() or found is None:
-            raise UserError(f'--checkpoint {path}: is no file of a run (a folder with config.py and level_0)')
+            raise UserError(f'--checkpoint {path}: is no file of a run (a folder with results.json)')
         return found
     name = flags.get('exp_name') or run_name(settings)
     if 'save_dir' in flags:
@@ -125,6 +136,15 @@ def run_name(settings: Settings) -> str:
     if s.vit_structured:
         parts.append(f'struct_{s.vit_prune_target}')
     return '_'.join([*parts, f'seed_{s.seed}'])
+
+
+def _buildable(cfg: Config, settings: Settings) -> nn.Module:
+    from vadslim.sparse_training.level import build
+
+    try:
+        return build(cfg)
+    except (TypeError, ValueError) as error:  # arguments that its class does not take
+        raise UserError(f'--arch {settings.arch}: {cfg.model.type} cannot be built: {error}') from error
 
 
 def _check_machine(settings: Settings) -> None:
@@ -159,7 +179,10 @@ def _inputs(cfg: Config, flags: dict[str, Any], settings: Settings) -> dict[str,
     if path.is_file():
         say(f'--init {path}: initial weights are read from it')
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f'--init {path}: its folder cannot be created: {error.strerror}') from None
         meta = {'arch': settings.arch, 'seed': settings.seed}
         save_checkpoint({'state_dict': build(cfg).state_dict(), 'meta': meta}, path)
         say(f'--init {path}: initial weights of seed {settings.seed} are written to it')

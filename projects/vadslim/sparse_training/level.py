@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -57,6 +58,7 @@ class Run:
         inputs: files that level 0 starts from: ``init``, ``pretrained``.
         overwrite: replace levels of other settings.
         slim: write structured levels as smaller networks, too.
+        title: name of the run; the folder's if there is none.
     """
 
     cfg: Config
@@ -67,25 +69,29 @@ class Run:
     inputs: Mapping[str, Path] | None = None
     overwrite: bool = False
     slim: bool = False
+    title: str = ''
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return self.title or self.folder.absolute().name
 
     def level_folder(self, number: int) -> Path:
         """Where a level's files are."""
         return self.folder / f'level_{number}' if number else self.dense
 
 
-def run_level(run: Run, number: int) -> dict[str, Any]:
-    """Train a level and rate it; a whole one is reused, an interrupted one goes on.
+def run_level(run: Run, number: int, step: Step) -> dict[str, Any]:
+    """Train a level and rate it; an interrupted one goes on.
+
+    Args:
+        run: what all levels share.
+        number: of the level; 0 is the dense one.
+        step: from ``open_level``.
 
     Returns:
         The level's entry of ``results.json``.
-
-    Raises:
-        UserError: its folder holds other settings' results; and all that a training raises.
     """
-    step = on_rank_0(lambda: _open(run, number))
-    if step.done:
-        say(f'level {number}: {step.folder}: done already, reused')
-        return dict(step.done['result'])
     begun = time.monotonic()
     pruned = on_rank_0(lambda: _prepare(run, number, step.folder))
     say(
@@ -103,8 +109,12 @@ def run_level(run: Run, number: int) -> dict[str, Any]:
     return on_rank_0(lambda: result)
 
 
-def _open(run: Run, number: int) -> Step:
-    """The step of a level; its recipe is all that its numbers depend on."""
+def open_level(run: Run, number: int) -> Step:
+    """The step of a level, whole or to be done; its recipe is all that its numbers depend on.
+
+    Raises:
+        UserError: its folder holds other settings' results.
+    """
     settings = run.settings.to_dict()
     if number == 0:
         settings = {name: value for name, value in settings.items() if name not in _LATER}
@@ -139,7 +149,8 @@ def build(cfg: Config) -> nn.Module:
     set_random_seed(cfg.randomness.seed)
     model = MODELS.build(copy.deepcopy(cfg.model))
     if hasattr(model, 'init_weights'):
-        model.init_weights()
+        with mock.patch.object(model, '_dump_init_info', lambda: None, create=True):  # a line per parameter
+            model.init_weights()
     return model
 
 
@@ -225,7 +236,6 @@ def level_config(run: Run, number: int, folder: Path, pruned: Pruned) -> Config:
     cfg.custom_hooks = [*hooks, sparse, level]
     if number and settings.distill:
         cfg.custom_hooks = [*cfg.custom_hooks, _teacher(run)]
-        cfg.model.loss_weight = settings.alpha
     add_hooks(cfg)
     cfg.default_hooks['checkpoint'].update(by_epoch=True, interval=1, save_last=True, max_keep_ckpts=1)
     cfg.work_dir = str(work)
@@ -251,12 +261,13 @@ def _teacher(run: Run) -> dict[str, Any]:
         'weight': 1 - settings.alpha,
         'temperature': settings.temperature,
     }
-    return {'type': 'vadslim.DistillHook', 'teacher': {'checkpoint': str(run.dense / BEST)}, 'losses': [loss]}
+    teacher = {'checkpoint': str(run.dense / BEST)}
+    return {'type': 'vadslim.DistillHook', 'teacher': teacher, 'losses': [loss], 'own': settings.alpha}
 
 
 def _name(cfg: Config, run: Run, number: int) -> None:
     """Names belong to one Runner only; WandB's curves of all levels are one run."""
-    name = run.folder.name
+    name = run.name
     cfg.experiment_name = f'{name}_level_{number}_{time.time_ns()}'
     for backend in (cfg.get('visualizer') or {}).get('vis_backends') or ():
         if str(backend.get('type')).endswith('WandbVisBackend'):

@@ -12,6 +12,7 @@ from vadslim.cli import UserError
 from vadslim.sparse import (
     VIT_LAYERS,
     Masks,
+    check_stable,
     imp,
     layer_rates,
     progressive_rate,
@@ -73,6 +74,28 @@ def prunable(model: nn.Module, settings: Settings) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in model.named_parameters() if name in weights}
 
 
+def check(model: nn.Module, settings: Settings, optimizer: Mapping[str, Any]) -> None:
+    """Raise before level 0 is trained what the levels after it would raise.
+
+    Args:
+        model: As it is built.
+        settings: Of the run.
+        optimizer: Its config.
+
+    Raises:
+        SparseError, UserError: settings that do not fit the network, a lambda under which training diverges.
+    """
+    weights = prunable(model, settings)
+    if settings.layer_rates:
+        layer_rates(weights, settings.rate, settings.layer_rates)
+    if settings.vit_structured:
+        find_units(model, weights)
+    if settings.struct == 'rsst' and settings.reg_mode == 'progress' and str(optimizer['type']) == 'SGD':
+        highest = min(settings.reg_granularity_prune, settings.reg_ceiling)
+        momentum, decay = optimizer.get('momentum', 0.0), optimizer.get('weight_decay', 0.0)
+        check_stable(highest, optimizer['lr'], momentum, decay, optimizer.get('nesterov', False))
+
+
 def next_masks(
     model: nn.Module, masks: Mapping[str, Tensor], settings: Settings, level: int, batches: Iterable[Any]
 ) -> Pruned:
@@ -101,7 +124,7 @@ def next_masks(
     if settings.fc:
         units.pop(f'{classifier(model)}.weight')  # whole rows of it are classes
     if settings.vit_structured:
-        layers = find_units(model, units, settings.vit_prune_target)
+        layers = find_units(model, units)
         scores = unit_scores(model, layers, weights, element, settings.criteria, batches, settings.seed)
         ratio = rate if settings.mlp_prune_ratio is None else settings.mlp_prune_ratio
         result = regroup(
@@ -117,4 +140,4 @@ def next_masks(
 
 
 def _heads(model: nn.Module, weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> float | None:
-    return units_left(find_units(model, weights, 'head'), masks) if is_vit(model) else None
+    return units_left(find_units(model, weights), masks) if is_vit(model) else None

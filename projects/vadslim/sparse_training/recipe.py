@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import get_world_size
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import import_modules_from_strings
 
@@ -49,6 +50,17 @@ SETS = {
 }
 #: keys of a recipe that belong to its data set
 _DATA = ('train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator', 'data')
+#: keys of a config that the settings and the levels decide
+_FLAGS = {
+    'randomness': 'use --seed and --deterministic',
+    'train_cfg': 'use --epochs',
+    'val_cfg': 'levels are validated after each epoch',
+    'test_cfg': 'levels are tested when they are trained',
+    'work_dir': 'use --save_dir',
+    'load_from': 'use --init or --pretrained',
+    'resume': 'the command goes on where it was',
+    'experiment_name': 'use --exp_name',
+}
 
 
 def load_recipe(path: str | None, given: Mapping[str, Any], options: Sequence[str]) -> tuple[Config, Settings]:
@@ -71,8 +83,7 @@ def load_recipe(path: str | None, given: Mapping[str, Any], options: Sequence[st
     cfg._cfg_dict.pop('sparse', None)
     if imports := [*_imports(cfg), *given.get('imports', [])]:
         cfg.custom_imports = {'imports': imports, 'allow_failed_imports': False}
-        _import(imports)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    use_imports(cfg)
     if path is None or 'dataset' in own:
         _use_dataset(cfg, settings)
     if path is None or 'arch' in own:
@@ -80,10 +91,16 @@ def load_recipe(path: str | None, given: Mapping[str, Any], options: Sequence[st
     if 'model' not in cfg or 'train_dataloader' not in cfg:
         missing = 'model' if 'model' not in cfg else 'train_dataloader'
         raise UserError(f'recipe {path}: has no {missing}; it may also be named by --arch and --dataset')
-    cfg.model.merge(ConfigDict(copy.deepcopy(cfg.get('data') or {})))
-    merge_texts(cfg, options)
+    if path is None or own.keys() & {'dataset', 'arch'}:
+        cfg.model.merge(ConfigDict(copy.deepcopy(cfg.get('data') or {})))
+    training = [text for text in options if text.split('.')[0].split('=')[0] in ('optim_wrapper', 'param_scheduler')]
+    for text in options:
+        if flag := _FLAGS.get(text.split('.')[0].split('=')[0]):
+            raise UserError(f'--cfg-options {text}: has no effect; {flag}')
+    merge_texts(cfg, [text for text in options if text not in training])
     _use_loaders(cfg, settings, given)
     _use_training(cfg, settings, set(recipe) | set(own))
+    merge_texts(cfg, training)  # over what the settings have made
     _use_backends(cfg, given)
     return cfg, settings
 
@@ -93,11 +110,17 @@ def _imports(cfg: Config) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def _import(names: Sequence[str]) -> None:
+def use_imports(cfg: Config) -> None:
+    """Import what a config names and set its scope, in every process that is to build from it.
+
+    Raises:
+        UserError: there is no such module.
+    """
     try:
-        import_modules_from_strings(list(names))
+        import_modules_from_strings(_imports(cfg))
     except ImportError as error:
         raise UserError(f'--import: {error}; the folder of your module must be in PYTHONPATH') from None
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
 
 
 def _piece(folder: str, name: str) -> dict[str, Any]:
@@ -113,9 +136,11 @@ def _use_dataset(cfg: Config, settings: Settings) -> None:
     name = SETS[settings.dataset]
     if name == 'digits' and _is_vit(settings.arch):
         name = 'digits_16'
+    piece = _piece('datasets', name)
+    for key in {**(cfg.get('data') or {}), **piece['data']}:
+        (cfg.get('model') or {}).pop(key, None)  # or what the new data do not say stays: digits would be mirrored
     for key in _DATA:
         cfg._cfg_dict.pop(key, None)
-    piece = _piece('datasets', name)
     cfg.merge_from_dict({key: piece[key] for key in _DATA if key in piece})
 
 
@@ -182,14 +207,22 @@ def _schedule(cfg: Config, settings: Settings) -> list[dict[str, Any]]:
     schedule: list[dict[str, Any]] = []
     warmup = settings.warmup_epochs
     if warmup:
-        batch_size = cfg.train_dataloader.get('batch_size', 1)
-        steps = warmup * math.ceil(len(DATASETS.build(cfg.train_dataloader.dataset)) / batch_size)
+        steps = warmup * _steps(cfg)
         schedule.append(
             {'type': 'LinearLR', 'start_factor': 1 / steps, 'by_epoch': False, 'begin': 0, 'end': steps},
         )
-    if milestones := [epoch for epoch in settings.milestones if epoch < settings.epochs]:
+    if milestones := [epoch for epoch in settings.milestones if 0 < epoch < settings.epochs]:
         schedule.append({'type': 'MultiStepLR', 'milestones': milestones, 'gamma': 0.1, 'by_epoch': True})
     return schedule
+
+
+def _steps(cfg: Config) -> int:
+    """Of an epoch, in each of the processes."""
+    batch_size = cfg.train_dataloader.get('batch_size', 1)
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UserError(f'train_dataloader.batch_size {batch_size!r}: a whole number of at least 1 is needed')
+    images = math.ceil(len(DATASETS.build(cfg.train_dataloader.dataset)) / get_world_size())
+    return math.ceil(images / batch_size)
 
 
 def _use_backends(cfg: Config, given: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,13 @@ from mmengine.dist import is_main_process
 from rich.console import Console
 from rich.table import Table
 
-from vadslim.checkpoint import atomic_write
 from vadslim.cli import UserError, say
+from vadslim.experiment import write_text
 from vadslim.launch import on_rank_0
 from vadslim.slimming.exact import slim_masked
 from vadslim.slimming.masked import Masked
-from vadslim.sparse_training.level import BEST, Run, run_level
+from vadslim.sparse_training.level import BEST, Run, open_level, run_level
+from vadslim.stages import MARK
 
 RESULTS, CONFIG = 'results.json', 'config.py'
 FORMAT = 1
@@ -28,6 +30,8 @@ COLUMNS = ('level', 'remain_weight', 'remain_weight_element', 'struct_head', 'be
 def run_levels(run: Run, table: str = 'levels.csv', console: Console | None = None) -> list[dict[str, Any]]:
     """Train each level that is not done; write ``results.json`` and a table after each.
 
+    Before the first level that is to be trained, or was trained with other settings, nothing in the folder changes.
+
     Args:
         run: what is trained, and where.
         table: name of the table's file.
@@ -36,13 +40,17 @@ def run_levels(run: Run, table: str = 'levels.csv', console: Console | None = No
     Returns:
         An entry per level.
     """
-    if is_main_process():
-        with atomic_write(run.folder / CONFIG) as file:
-            file.write(run.cfg.pretty_text)
+    on_rank_0(lambda: _check_folder(run, table))
     levels: list[dict[str, Any]] = []
     for number in range(run.settings.pruning_times):
-        levels.append(run_level(run, number))
-        on_rank_0(lambda: _write(run, levels, table))
+        step = on_rank_0(partial(open_level, run, number))
+        if step.done:
+            say(f'level {number}: {step.folder}: done already, reused')
+            levels.append(dict(step.done['result']))
+        else:
+            on_rank_0(lambda: _write(run, levels, table))
+            levels.append(run_level(run, number, step))
+            on_rank_0(lambda: _write(run, levels, table))
         last = levels[-1]
         say(
             f'level {number}: {last["remain_weight"]:.2f} % of the weights, val {last["val"]:.2f} %, '
@@ -50,9 +58,29 @@ def run_levels(run: Run, table: str = 'levels.csv', console: Console | None = No
         )
         if run.slim and number and run.settings.struct != 'imp':
             on_rank_0(partial(_slim, run, number, console or Console()))
+    on_rank_0(lambda: _write(run, levels, table))
     if console is not None and is_main_process():
         console.print(_table(levels))
     return levels
+
+
+def _check_folder(run: Run, table: str) -> None:
+    """Refuse a folder in which the files of a run would replace others."""
+    if Path(table).name != table or table in (RESULTS, CONFIG) or table.startswith('level_'):
+        raise UserError(f'--file_name {table!r}: the name of a table, such as levels.csv, is needed')
+    theirs = [name for name in (CONFIG, RESULTS, table) if (run.folder / name).exists()]
+    if theirs and not is_run(run.folder):
+        raise UserError(f'{run.folder}: its {theirs[0]} is not of a run of this command; choose a new or empty folder')
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, begun or whole."""
+    try:
+        content = json.loads((folder / RESULTS).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        content = None
+    known = isinstance(content, dict) and content.get('format') == FORMAT and 'levels' in content
+    return known or any(folder.glob(f'level_*/{MARK}'))
 
 
 def _slim(run: Run, number: int, console: Console) -> None:
@@ -72,14 +100,14 @@ def _slim(run: Run, number: int, console: Console) -> None:
 
 
 def _write(run: Run, levels: list[dict[str, Any]], table: str) -> None:
-    with atomic_write(run.folder / RESULTS) as file:
-        content = {'format': FORMAT, 'name': run.folder.name, 'settings': run.settings.to_dict(), 'levels': levels}
-        json.dump(content, file, indent=1)
-        file.write('\n')
-    with atomic_write(run.folder / Path(table).name) as file:
-        rows = csv.writer(file, lineterminator='\n')
-        rows.writerow(COLUMNS)
-        rows.writerows([[level.get(name) for name in COLUMNS] for level in levels])
+    content = {'format': FORMAT, 'name': run.name, 'settings': run.settings.to_dict(), 'levels': levels}
+    write_text(run.folder / RESULTS, json.dumps(content, indent=1) + '\n')  # first: it says whose folder this is
+    write_text(run.folder / CONFIG, run.cfg.pretty_text)
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator='\n')
+    rows.writerow(COLUMNS)
+    rows.writerows([[level.get(name) for name in COLUMNS] for level in levels])
+    write_text(run.folder / table, text.getvalue())
 
 
 def _table(levels: list[dict[str, Any]]) -> Table:

@@ -7,9 +7,10 @@ stands here.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from vadslim.cli import Parser, UserError, add_config_options, add_machine_options, at_least
 from vadslim.sparse import SCHEDULES, SCOPES
@@ -119,26 +120,47 @@ class Settings:
             UserError: a name or value that is none.
         """
         values: dict[str, Any] = {}
-        known = {field.name for field in fields(cls)}
+        known, hints = {field.name for field in fields(cls)}, get_type_hints(cls)
         for layer in layers:
             if unknown := sorted(set(layer) - known):
                 raise UserError(f'sparse: {unknown[0]!r} is no setting; there are {", ".join(sorted(known))}')
+            for name, value in layer.items():
+                _check_type(name, value, hints[name])
             values = {**_in_proportion(values, layer), **layer}
         if values.get('struct') == 'imp' and layers and 'vit_structured' not in layers[-1]:
             values['vit_structured'] = False  # of a recipe for another method
-        hints = get_type_hints(cls)
-        for name, value in values.items():
-            if hints[name] is bool and not isinstance(value, bool):  # the word 'False' is true
-                raise UserError(f'sparse: {name} {value!r}: True or False is needed')
-            if hints[name] in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise UserError(f'sparse: {name} {value!r}: a number is needed')
         return replace(cls(), **values) if values else cls()
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    """Raise a UserError unless a recipe's value is of a setting's type; the word 'False' is no bool, and true."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if value is None and NoneType in kinds:
+        return
+    kind = get_origin(kinds[0]) or kinds[0]
+    parts: Iterable[Any] = [value]
+    if kind in (Sequence, Mapping):
+        fits = isinstance(value, list | tuple if kind is Sequence else Mapping)
+        parts = (value.values() if kind is Mapping else value) if fits else [None]
+    types, needed = _KINDS[kind]
+    if any(not isinstance(part, types) or (isinstance(part, bool) and kind is not bool) for part in parts):
+        raise UserError(f'sparse: {name} {value!r}: {needed} is needed')
+
+
+_KINDS: dict[Any, tuple[Any, str]] = {
+    bool: (bool, 'True or False'),
+    int: (int, 'a whole number'),
+    float: (int | float, 'a number'),
+    str: (str, 'a text'),
+    Sequence: (int, 'a list of epochs'),
+    Mapping: (int | float, 'a dict of patterns and factors'),
+}
 
 
 def _in_proportion(values: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's counts of epochs, where a flag changes the number of all."""
     scaled = dict(values)
-    if 'epochs' in layer and 'epochs' in values and isinstance(values['epochs'], int):
+    if 'epochs' in layer and values.get('epochs', 0) > 0:
         factor = layer['epochs'] / values['epochs']
         for name in EPOCH_COUNTS:
             value = values.get(name)

@@ -8,6 +8,15 @@ from sparse_toys import write_recipe
 from vadslim.sparse_training.cli import main
 
 
+@pytest.fixture(scope='module', autouse=True)
+def plain_logs():
+    """Runners spend no time on how their log looks: neither here nor in forks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmengine.runner.runner.collect_env', dict)
+        patch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
+        yield
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty folder with toy.py in it, which is the current one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from vadslim.sparse_training.level import Run
 
+#: a full disk, a used-up quota, a limit on files
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MAMBA = ('mamba_pretrained', 'mamba_structured', 'mamba_prune_target', 'mamba_mlp_prune_ratio')
 
 
@@ -47,7 +50,12 @@ def _main(argv: Sequence[str]) -> int:
     use_imports(plan.cfg)
     _deterministic(plan.settings)
     width = None if sys.stdout.isatty() else 110
-    run_levels(plan, getattr(given, 'file_name', 'levels.csv'), Console(width=width))
+    try:
+        run_levels(plan, getattr(given, 'file_name', 'levels.csv'), Console(width=width))
+    except OSError as error:  # of whoever was writing: a checkpoint, a log
+        if error.errno not in _FULL:
+            raise
+        raise UserError(f'{error.filename or plan.folder}: cannot be written: {error.strerror}') from error
     return 0
 
 

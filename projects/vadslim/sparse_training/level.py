@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vadslim.checkpoint import load_checkpoint, save_checkpoint
 from vadslim.cli import UserError, say
-from vadslim.experiment import add_hooks, weights_of
+from vadslim.experiment import add_hooks, weights_of, write_text
 from vadslim.hooks import LevelHook
 from vadslim.hooks.checkpoint_hook import find_latest
 from vadslim.hooks.structure_hook import differences, shorten
@@ -175,7 +175,7 @@ def _prepare(run: Run, number: int, folder: Path) -> Pruned:
     pruned = next_masks(model, masks, run.settings, number, batches)
     if pruned.report:
         print('\n'.join(pruned.report), flush=True)
-        (folder / REPORT).write_text('\n'.join(pruned.report) + '\n', encoding='utf-8')
+        write_text(folder / REPORT, '\n'.join(pruned.report) + '\n')
     held = pruned.current, pruned.refill
     if run.settings.struct != 'imp':
         from vadslim.analysis import find_example

@@ -48,7 +48,7 @@ def run_levels(run: Run, table: str = 'levels.csv', console: Console | None = No
             say(f'level {number}: {step.folder}: done already, reused')
             levels.append(dict(step.done['result']))
         else:
-            on_rank_0(lambda: _write(run, levels, table))
+            on_rank_0(lambda: _begin(run, levels, table))
             levels.append(run_level(run, number, step))
             on_rank_0(lambda: _write(run, levels, table))
         last = levels[-1]
@@ -58,7 +58,7 @@ def run_levels(run: Run, table: str = 'levels.csv', console: Console | None = No
         )
         if run.slim and number and run.settings.struct != 'imp':
             on_rank_0(partial(_slim, run, number, console or Console()))
-    on_rank_0(lambda: _write(run, levels, table))
+    on_rank_0(lambda: _begin(run, levels, table))
     if console is not None and is_main_process():
         console.print(_table(levels))
     return levels
@@ -99,10 +99,14 @@ def _slim(run: Run, number: int, console: Console) -> None:
         say(f'level {number}: --slim: {error}')
 
 
+def _begin(run: Run, levels: list[dict[str, Any]], table: str) -> None:
+    _write(run, levels, table)  # first: results.json says whose folder this is
+    write_text(run.folder / CONFIG, run.cfg.pretty_text)
+
+
 def _write(run: Run, levels: list[dict[str, Any]], table: str) -> None:
     content = {'format': FORMAT, 'name': run.name, 'settings': run.settings.to_dict(), 'levels': levels}
-    write_text(run.folder / RESULTS, json.dumps(content, indent=1) + '\n')  # first: it says whose folder this is
-    write_text(run.folder / CONFIG, run.cfg.pretty_text)
+    write_text(run.folder / RESULTS, json.dumps(content, indent=1) + '\n')
     text = io.StringIO()
     rows = csv.writer(text, lineterminator='\n')
     rows.writerow(COLUMNS)

@@ -22,6 +22,7 @@ from vadslim.cli import UserError
 from vadslim.hooks import SlimModel
 from vadslim.pruning import PatternError, Structure, StructuredPruner, find_groups, mask
 from vadslim.slimming import cli as slimming
+from vadslim.sparse import SparseError
 from vadslim.testing import toy_config, toy_frames, toy_runner, write_toy_config
 
 NAMES = itertools.count()
@@ -278,7 +279,7 @@ def test_weights_that_nobody_steps_cannot_be_driven(tmp_path):
         def __call__(self, model):
             return super().__call__(model.classifier)
 
-    with pytest.raises(UserError, match='the optimizer steps none of the weights'):
+    with pytest.raises(SparseError, match='no optimizer steps ffn'):
         runner_of(tmp_path, {'targets': 'ffn*'}, optim_wrapper=wrapper).train()
 
 

@@ -158,8 +158,6 @@ class GroupRSSTHook(SparseHook):
         self._holding = False
         super().before_train(runner)
         assert self.cases is not None
-        if not self._groups:
-            raise UserError('GroupRSSTHook: the optimizer steps none of the weights that are to leave')
         self._norms = fade_norms(unwrapped(runner.model), self.cases.penalised)
 
     def _attach(self, optimizer: Optimizer, weights: dict[str, nn.Parameter]) -> None:

@@ -175,6 +175,7 @@ def _inputs(cfg: Config, flags: dict[str, Any], settings: Settings) -> dict[str,
     from vadslim.checkpoint import save_checkpoint
     from vadslim.cli import say
     from vadslim.sparse_training.level import build
+    from vadslim.sparse_training.start import initial_weights
 
     if 'pretrained' in flags:
         path = Path(flags['pretrained'])
@@ -185,6 +186,7 @@ def _inputs(cfg: Config, flags: dict[str, Any], settings: Settings) -> dict[str,
         return {}
     path = Path(flags['init'])
     if path.is_file():
+        initial_weights(build(cfg), {'init': path})  # raises what is wrong with it before a folder is touched
         say(f'--init {path}: initial weights are read from it')
     else:
         try:

@@ -332,3 +332,18 @@ def test_outputs_without_channels():
     weights = {'fc.weight': model['fc'].weight}
     with pytest.raises(SparseError, match='fc.weight: its layer gives tuple, no tensor of 2 channels'):
         channel_scores(model, weights, dense_masks(weights), 'l1', [lambda m: m['fc'](torch.ones(1, 2))[0].sum()])
+
+
+def test_hessian_of_a_channel_that_is_gone():
+    """Scores may be negative; a channel without weights, whose own would be 0, is still the last."""
+    model = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.Flatten())
+    name = '0.weight'
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([1.0, 2.0, 3.0]).reshape(3, 1, 1, 1))
+    masks = {name: torch.tensor([True, True, False]).reshape(3, 1, 1, 1)}
+
+    def run(network):
+        return -network(torch.ones(2, 1, 1, 1)).square().sum()  # curved downwards: every h is negative
+
+    scores = channel_scores(model, {name: model[0].weight}, masks, 'hessian', [run])[name]
+    assert scores[2] < scores.min() + 1e-9 and scores[0] < 0 and scores.argsort()[0] == 2

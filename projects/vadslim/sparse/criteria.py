@@ -76,6 +76,8 @@ def channel_scores(
     if criterion == 'hessian':
         worth = weight_scores(model, weights, masks, criterion, batches, seed, probes)
         scores = {name: rows(worth[name]).sum(1) + TINY * size for name, size in scores.items()}
+        for name, score in scores.items():  # which may be negative: the 0 of a channel that is gone is no merit
+            score[~rows(masks[name]).any(1).cpu()] = score.min() - 1
     elif criterion != 'magnitude':
         sums = output_sums(model, weights, masks, criterion, batches)
         scores = {name: sums[name][0] + TINY * size for name, size in scores.items()}

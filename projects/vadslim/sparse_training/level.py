@@ -18,6 +18,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
 
+from vadslim.analysis.sparse_summary import LATER
 from vadslim.checkpoint import load_checkpoint, save_checkpoint
 from vadslim.cli import UserError, say
 from vadslim.experiment import add_hooks, weights_of, write_text
@@ -36,13 +37,6 @@ from vadslim.stages import Step, open_step
 INIT, MASKS, MODEL, BEST, REPORT = 'init.pth', 'masks.pth', 'model.pth', 'best.pth', 'pruning.txt'
 TRAINING = 'training'
 METRIC = 'accuracy/top1'
-#: settings that the dense level does not depend on, so that runs of several methods can share it
-_LATER = {
-    'struct', 'pruning_times', 'rate', 'scope', 'progressive_rate', 'layer_rates', 'conv1', 'fc', 'criteria',
-    'criteria_batches', 'fillback_rate', 'prune_type', 'rewind_epoch', 'RST_schedule', 'reg_granularity_prune',
-    'reg_ceiling', 'exponents', 'reg_mode', 'block_loss_grad', 'target_accuracy', 'vit_structured',
-    'vit_prune_target', 'mlp_prune_ratio', 'sorting_mode', 'distill', 'alpha', 'temperature',
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,7 +111,9 @@ def open_level(run: Run, number: int) -> Step:
     """
     settings = run.settings.to_dict()
     if number == 0:
-        settings = {name: value for name, value in settings.items() if name not in _LATER}
+        settings = {
+            name: value for name, value in settings.items() if name not in LATER
+        }  # runs of several methods can share it
         if run.settings.prune_type == 'rewind_lt':
             settings['rewind_epoch'] = run.settings.rewind_to
     else:

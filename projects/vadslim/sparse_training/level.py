@@ -29,7 +29,7 @@ from vadslim.launch import adapt_to_device, on_rank_0
 from vadslim.registry import MODELS
 from vadslim.slimming.batches import loss_batches
 from vadslim.sparse import cases, dense_masks, densities, load_masks, remain_weight, save_masks, start, with_companions
-from vadslim.sparse_training.pruning import Pruned, classifier, next_masks, prunable
+from vadslim.sparse_training.pruning import Pruned, classifier, heads_left, next_masks, prunable
 from vadslim.sparse_training.settings import Settings
 from vadslim.sparse_training.start import initial_weights, rewound
 from vadslim.stages import Step, open_step
@@ -156,8 +156,9 @@ def _prepare(run: Run, number: int, folder: Path) -> Pruned:
     work = folder / TRAINING
     work.mkdir(exist_ok=True)
     if number == 0:
-        masks = dense_masks(prunable(model, run.settings))
-        pruned = Pruned(masks, masks)
+        weights = prunable(model, run.settings)
+        masks = dense_masks(weights)
+        pruned = Pruned(masks, masks, heads=heads_left(model, weights, masks))
         state = initial_weights(model, run.inputs or {})
         save_checkpoint({'state_dict': state, 'meta': {'seed': run.settings.seed}}, folder / INIT)
         _store(folder, pruned, pruned.current, pruned.refill, state)

@@ -118,7 +118,7 @@ def next_masks(
         rates = layer_rates(weights, rate, settings.layer_rates)
     element = imp(weights, masks, rates, settings.scope)
     if settings.struct == 'imp':
-        return Pruned(element, element, heads=_heads(model, weights, element))
+        return Pruned(element, element, heads=heads_left(model, weights, element))
     whole, report = element, []
     units: dict[str, nn.Parameter] = dict(weights)
     if settings.fc:
@@ -135,9 +135,10 @@ def next_masks(
     else:
         scores = channel_scores(model, weights, element, settings.criteria, batches, settings.seed)
         whole = element | refill({name: element[name] for name in units}, scores, settings.fillback_rate)
-    heads = _heads(model, weights, whole)
+    heads = heads_left(model, weights, whole)
     return Pruned(whole if settings.struct == 'refill' else element, whole, report, heads)
 
 
-def _heads(model: nn.Module, weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> float | None:
+def heads_left(model: nn.Module, weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> float | None:
+    """Per cent of a ViT's heads that masks leave; None of other networks."""
     return units_left(find_units(model, weights), masks) if is_vit(model) else None

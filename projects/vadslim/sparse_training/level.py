@@ -110,14 +110,12 @@ def open_level(run: Run, number: int) -> Step:
         UserError: its folder holds other settings' results.
     """
     settings = run.settings.to_dict()
+    settings.pop('pruning_times')  # more levels can be added
     if number == 0:
-        settings = {
-            name: value for name, value in settings.items() if name not in LATER
-        }  # runs of several methods can share it
+        # what comes later does not count: runs of several methods can share this level
+        settings = {name: value for name, value in settings.items() if name not in LATER}
         if run.settings.prune_type == 'rewind_lt':
             settings['rewind_epoch'] = run.settings.rewind_to
-    else:
-        settings.pop('pruning_times')  # more levels can be added
     cfg = run.cfg.to_dict()
     parts = ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'optim_wrapper', 'param_scheduler')
     recipe = {'level': number, 'settings': settings, **{name: cfg.get(name) for name in parts}}
@@ -224,7 +222,7 @@ def level_config(run: Run, number: int, folder: Path, pruned: Pruned) -> Config:
         'target': settings.target_accuracy,
         'metric': METRIC,
     }
-    scalars = {'remain_weight': remain_weight(pruned.refill), 'remain_weight_element': remain_weight(pruned.current)}
+    scalars = {'remain_weight': remain_weight(pruned.refill), 'remain_weight_element': 100 * pruned.element}
     if pruned.heads is not None:
         scalars['struct_head'] = pruned.heads
     level: dict[str, Any] = {'type': 'vadslim.LevelHook', 'metric': METRIC, 'scalars': scalars}
@@ -293,7 +291,7 @@ def _train(run: Run, cfg: Config, folder: Path, pruned: Pruned) -> dict[str, Any
     val = next(row['val'] for row in hook.history if row['epoch'] == hook.best)
     return {
         'remain_weight': remain_weight(pruned.refill),
-        'remain_weight_element': remain_weight(pruned.current),
+        'remain_weight_element': 100 * pruned.element,
         'density': densities(pruned.refill),
         'best_epoch': hook.best,
         'val': val,

@@ -13,6 +13,7 @@ from vadslim.sparse import (
     VIT_LAYERS,
     Masks,
     check_stable,
+    density,
     imp,
     layer_rates,
     progressive_rate,
@@ -32,12 +33,14 @@ class Pruned:
     Attributes:
         current: What trains in it, element-wise for rsst.
         refill: What is left when it ends.
+        element: Density of the element-wise masks that ``refill`` was made of, in [0, 1].
         report: Lines for people.
         heads: Per cent of a ViT's heads that are left; None of other networks.
     """
 
     current: Masks
     refill: Masks
+    element: float = 1.0
     report: list[str] = field(default_factory=list)
     heads: float | None = None
 
@@ -118,7 +121,7 @@ def next_masks(
         rates = layer_rates(weights, rate, settings.layer_rates)
     element = imp(weights, masks, rates, settings.scope)
     if settings.struct == 'imp':
-        return Pruned(element, element, heads=heads_left(model, weights, element))
+        return Pruned(element, element, density(element), heads=heads_left(model, weights, element))
     whole, report = element, []
     units: dict[str, nn.Parameter] = dict(weights)
     if settings.fc:
@@ -136,7 +139,7 @@ def next_masks(
         scores = channel_scores(model, weights, element, settings.criteria, batches, settings.seed)
         whole = element | refill({name: element[name] for name in units}, scores, settings.fillback_rate)
     heads = heads_left(model, weights, whole)
-    return Pruned(whole if settings.struct == 'refill' else element, whole, report, heads)
+    return Pruned(whole if settings.struct == 'refill' else element, whole, density(element), report, heads)
 
 
 def heads_left(model: nn.Module, weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> float | None:

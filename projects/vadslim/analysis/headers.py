@@ -259,10 +259,12 @@ class _Thing:
     """Stands for whatever a pickle names that is no plain data. It never does anything."""
 
     name = ''
+    state: Any
+    items: list[Any]
 
-    def __new__(cls, *args: Any, **_: Any) -> Any:
-        thing = super().__new__(cls)
-        thing.args, thing.state, thing.items = args, None, []
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        thing = super().__new__(cls)  # which is all that a pickle calls, at times
+        thing.state, thing.items = None, []
         return thing
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -355,7 +357,20 @@ _REBUILD: dict[str, Callable[..., Any]] = {
 }
 
 
-class _Reader(pickle._Unpickler):  # type: ignore[name-defined]  # in Python: C's memo takes what index a file states
+class _Bounded:
+    """A file of which nothing is read that is not there: a buffer of the size that a pickle states is not made."""
+
+    def __init__(self, file: Any, size: int) -> None:
+        self.file, self.size, self.readline, self.tell = file, size, file.readline, file.tell
+
+    def read(self, count: int) -> bytes:
+        """Exactly so many bytes."""
+        if not 0 <= count <= self.size - self.tell():
+            raise EOFError('it ends too early')
+        return bytes(self.file.read(count))
+
+
+class _Reader(pickle._Unpickler):  # the one in Python: C's memo takes whatever index a file states
     """An unpickler that builds plain data and stand-ins."""
 
     def __init__(self, file: Any) -> None:
@@ -410,7 +425,7 @@ def _zip(path: Path, file: BinaryIO) -> Headers:
             info = records[pickles[0]]
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > path.stat().st_size:
                 raise HeaderError(f'{path}: its data.pkl is compressed, which torch does not do')
-            reader = _Reader(io.BytesIO(archive.read(info)))
+            reader = _Reader(_Bounded(io.BytesIO(archive.read(info)), info.file_size))
             content = _load(path, reader)
             for key, storage in reader.storages.items():
                 record = records.get(f'{folder}/data/{key}')
@@ -436,17 +451,18 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 def _pickled(path: Path, file: BinaryIO, size: int) -> Headers:
     """torch's files before 1.6: five pickles, then the storages; or a pickle of something else."""
-    reader = _Reader(file)
+    bounded = _Bounded(file, size)
+    reader = _Reader(bounded)
     content = _load(path, reader)
     if content != MAGIC:
         return _of_content(path, 'pickle', content, reader, {})
-    version = _load(path, _Reader(file))
+    version = _load(path, _Reader(bounded))
     if version != 1001:
         raise HeaderError(f'{path}: version {version!r:.20} of the legacy format is not known')
-    _load(path, _Reader(file))
-    reader = _Reader(file)
+    _load(path, _Reader(bounded))
+    reader = _Reader(bounded)
     content = _load(path, reader)
-    keys = _load(path, _Reader(file))
+    keys = _load(path, _Reader(bounded))
     if not isinstance(keys, list) or not set(reader.storages) <= set(map(str, keys)):
         raise HeaderError(f'{path}: its list of storages is missing or damaged')
     starts: dict[str, int | None] = {}

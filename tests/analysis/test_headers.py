@@ -1,0 +1,264 @@
+"""Reading headers: every format, nothing executed, nothing loaded, no traceback whatever the bytes are."""
+
+import collections
+import json
+import pickle
+import random
+import struct
+import subprocess
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vadslim.analysis.headers import SIZES, HeaderError, read_headers
+
+TYPES = {
+    torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.float64: 'F64', torch.int64: 'I64',
+    torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL', torch.complex64: 'C64',
+}  # fmt: skip
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(7, 4)
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.norm = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embed.weight
+        self.register_buffer('scratch', torch.zeros(3), persistent=False)
+
+
+def as_safetensors(state: dict, path: Path, **meta: str) -> Path:
+    """Written by the format's own words, so that the library is not needed."""
+    header, blobs, start = ({'__metadata__': meta} if meta else {}), [], 0
+    for name, tensor in state.items():
+        blob = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b''
+        header[name] = {
+            'dtype': TYPES[tensor.dtype],
+            'shape': list(tensor.shape),
+            'data_offsets': [start, start + len(blob)],
+        }
+        start += len(blob)
+        blobs.append(blob)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack('<Q', len(text)) + text + b''.join(blobs))
+    return path
+
+
+def content(entry):
+    """The tensor that an entry points to, read from its file."""
+    with Path(entry.storage[0]).open('rb') as file:
+        file.seek(entry.offset)
+        return file.read(entry.size)
+
+
+def check(headers, state):
+    assert list(headers.tensors) == list(state)
+    for name, tensor in state.items():
+        entry = headers.tensors[name]
+        assert entry.shape == tuple(tensor.shape) and entry.dtype == TYPES[tensor.dtype], name
+        assert entry.size == tensor.numel() * tensor.element_size() and SIZES[entry.dtype] == tensor.element_size()
+        if entry.offset is not None:
+            assert content(entry) == tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(), name
+
+
+@pytest.fixture
+def state():
+    torch.manual_seed(0)
+    kinds = {f't{number}': torch.randn(3, number + 1).to(kind) for number, kind in enumerate(TYPES)}
+    return {**Net().state_dict(), **kinds, 'empty': torch.zeros(0, 4), 'number': torch.tensor(3)}
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_torch_files(tmp_path, state, legacy):
+    state = {name: value for name, value in state.items() if name != 'head.weight'}
+    wide = torch.arange(12.0).reshape(3, 4)
+    state |= {'part': wide[1:], 'turned': wide.T}
+    for number, saved in enumerate(
+        (state, {'state_dict': collections.OrderedDict(state), 'meta': {'epoch': 3, 'x': Net}, 'optimizer': [wide]})
+    ):
+        path = tmp_path / f'{number}.pth'
+        torch.save(saved, path, _use_new_zipfile_serialization=not legacy)
+        headers = read_headers(path)
+        assert headers.kind == ('torch legacy' if legacy else 'torch zip')
+        check(headers, state)
+        assert headers.tensors['part'].storage[:2] == headers.tensors['turned'].storage[:2]
+        assert headers.tensors['part'].offset is not None and headers.tensors['turned'].offset is None
+    assert headers.meta == {'epoch': 3, 'x': None}
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_whole_model_of_an_unknown_class(tmp_path, monkeypatch, legacy, wrapped):
+    gone = types.ModuleType('gone_headers')  # not there when it is read
+    gone.Net = type('Net', (Net,), {'__module__': 'gone_headers'})
+    monkeypatch.setitem(sys.modules, 'gone_headers', gone)
+    net, path = gone.Net(), tmp_path / 'model.bin'
+    saved = {'model': net, 'tokenizer': gone.Net} if wrapped else net
+    torch.save(saved, path, _use_new_zipfile_serialization=not legacy)
+    monkeypatch.delitem(sys.modules, 'gone_headers')
+    expected = {**dict(net.named_parameters()), **{k: v for k, v in net.state_dict().items() if 'norm' in k}}
+    headers = read_headers(path)
+    assert sorted(headers.tensors) == sorted([*expected, 'head.weight'])
+    assert headers.tensors['head.weight'].storage == headers.tensors['embed.weight'].storage  # tied
+    assert 'scratch' not in headers.tensors
+    assert 'gone_headers.Net' in headers.classes
+
+
+def test_safetensors(tmp_path, state):
+    headers = read_headers(as_safetensors(state, tmp_path / 'a.safetensors', format='pt'))
+    assert headers.kind == 'safetensors' and headers.meta == {'format': 'pt'}
+    check(headers, state)
+
+
+@pytest.mark.parametrize('suffix', ['safetensors', 'bin'])
+def test_folder_with_shards(tmp_path, state, suffix):
+    state = {name: value for name, value in state.items() if name != 'head.weight'}
+    names = list(state)
+    files = {f'part-{i}.{suffix}': {name: state[name] for name in names[i::2]} for i in range(2)}
+    for file, part in files.items():
+        if suffix == 'bin':
+            torch.save(part, tmp_path / file)
+        else:
+            as_safetensors(part, tmp_path / file)
+    index = {'weight_map': {name: f'part-{names.index(name) % 2}.{suffix}' for name in names}}
+    stem = 'model.safetensors' if suffix == 'safetensors' else 'pytorch_model.bin'
+    (tmp_path / f'{stem}.index.json').write_text(json.dumps(index))
+    (tmp_path / 'config.json').write_text('{"model_type": "llama"}')
+    headers = read_headers(tmp_path)
+    check(headers, state)
+    assert headers.config == {'model_type': 'llama'} and len(headers.files) == 3
+    (tmp_path / f'part-1.{suffix}').unlink()
+    with pytest.raises(HeaderError, match=r'part-1.*no such file'):
+        read_headers(tmp_path)
+    index['weight_map'][names[0]] = '../evil'
+    (tmp_path / f'{stem}.index.json').write_text(json.dumps(index))
+    with pytest.raises(HeaderError, match='is no file beside it'):
+        read_headers(tmp_path)
+
+
+def test_folder_with_a_config_only(tmp_path):
+    (tmp_path / 'config.json').write_text('{"hidden_size": 3}')
+    headers = read_headers(tmp_path)
+    assert headers.kind == 'config' and headers.config == {'hidden_size': 3} and not headers.tensors
+
+
+class Evil:
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_nothing_is_executed(tmp_path, legacy):
+    """What a file would run is a stand-in; its tensors are read all the same."""
+    mark = tmp_path / 'mark'
+    code = f'open({str(mark)!r}, "w")'
+    bad = [Evil(exec, (code,)), Evil(eval, (code,)), Evil(__import__('os').system, (f'touch {mark}',))]
+    bad += [Evil(getattr, ('a', 'b')), Evil(subprocess.Popen, (['touch', str(mark)],)), Evil(bytearray, (10**15,))]
+    torch.save({'a': torch.ones(2), 'bad': bad}, tmp_path / 'x.pth', _use_new_zipfile_serialization=not legacy)
+    headers = read_headers(tmp_path / 'x.pth')
+    assert list(headers.tensors) == ['a'] and 'builtins.exec' in headers.classes
+    assert not mark.exists()
+
+
+def test_mistakes(tmp_path):
+    cases = {
+        'zero.pth': (b'', 'is empty'),
+        'text.pth': (b'hello, this is no checkpoint', 'neither'),
+        'zip.pth': (None, 'without a data.pkl'),
+        'long.safetensors': (struct.pack('<Q', 10**15) + b'{}', 'cut or damaged'),
+        'list.pkl': (pickle.dumps([1, 2], 2), 'holds no tensors'),
+        'array.pkl': (pickle.dumps({'a': np.ones(3)}, 2), 'holds no tensors'),
+        'deep.pkl': (b'\x80\x02' + b']' * 100000 + b'a' * 99999 + b'.', 'nested too deeply|holds no tensors'),
+    }
+    with zipfile.ZipFile(tmp_path / 'zip.pth', 'w') as archive:
+        archive.writestr('a.txt', 'x')
+    for name, (data, message) in cases.items():
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        with pytest.raises(HeaderError, match=message) as caught:
+            read_headers(tmp_path / name)
+        assert '\n' not in str(caught.value) and name in str(caught.value)
+    with pytest.raises(HeaderError, match='no such file or folder'):
+        read_headers(tmp_path / 'nothing')
+    for name in ('a.pth', 'b.pth'):
+        torch.save({'a': torch.ones(1)}, tmp_path / name)
+    (tmp_path / 'two').mkdir()
+    with pytest.raises(HeaderError, match='holds no weights'):
+        read_headers(tmp_path / 'two')
+
+
+def valid_files(folder: Path) -> list[Path]:
+    net, files = Net(), []
+    for legacy in (False, True):
+        for number, saved in enumerate((net.state_dict(), {'model': net}, {'state_dict': net.state_dict()})):
+            files.append(folder / f'{number}{legacy}.pth')
+            torch.save(saved, files[-1], _use_new_zipfile_serialization=not legacy)
+    return [*files, as_safetensors(net.state_dict(), folder / 'a.safetensors')]
+
+
+def mutated(data: bytes, draw: random.Random) -> bytes:
+    new = bytearray(data)
+    kind = draw.randrange(5)
+    if kind == 0:
+        return bytes(new[: draw.randrange(len(new))])
+    if kind == 1:
+        start = draw.randrange(len(new))
+        del new[start : start + draw.randrange(1, 40)]
+    elif kind == 2:
+        start = draw.randrange(len(new))
+        new[start:start] = draw.randbytes(draw.randrange(1, 40))
+    else:
+        # what decides lies at the two ends of a zip file and at the start of the others
+        reach = draw.choice((len(new), min(len(new), 1500)))
+        for _ in range(draw.randrange(1, 6)):
+            place = draw.randrange(reach)
+            new[place if draw.random() < 0.7 else len(new) - 1 - place] = draw.randrange(256)
+    return bytes(new)
+
+
+def test_fuzz(tmp_path):
+    """2,100 damaged files: an error of one line, or what is said holds: shapes fit the bytes that are there."""
+    draw, outcomes = random.Random(0), collections.Counter()
+    for source in valid_files(tmp_path):
+        data = source.read_bytes()
+        for number in range(300):
+            path = tmp_path / f'fuzz{source.suffix}'
+            path.write_bytes(mutated(data, draw))
+            try:
+                headers = read_headers(path)
+            except HeaderError as error:
+                assert '\n' not in str(error), (source.name, number)
+                outcomes['refused'] += 1
+                continue
+            outcomes['read'] += 1
+            size = path.stat().st_size
+            for name, entry in headers.tensors.items():
+                assert entry.dtype in SIZES and all(type(n) is int and n >= 0 for n in entry.shape), name
+                assert entry.offset is None or 0 <= entry.offset <= entry.offset + entry.size <= size, name
+    assert outcomes['refused'] > 500 and outcomes['read'] > 100, outcomes
+
+
+def test_light(tmp_path):
+    """Neither torch nor numpy is imported, and a large file is not read."""
+    header = json.dumps({'w': {'dtype': 'BF16', 'shape': [8192, 1 << 20], 'data_offsets': [0, 8192 << 21]}}).encode()
+    with (tmp_path / 'large.safetensors').open('wb') as file:
+        file.write(struct.pack('<Q', len(header)) + header)
+        file.truncate(8 + len(header) + (8192 << 21))  # 16 GiB that take no room
+    code = (
+        'import sys; from vadslim.analysis.headers import read_headers; '
+        f'print(read_headers({str(tmp_path / "large.safetensors")!r}).tensors["w"].count, '
+        'sorted({"torch", "numpy", "mmengine", "pandas", "matplotlib"} & set(sys.modules)))'
+    )
+    said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+    assert said == f'{8192 << 20} []\n'

@@ -1,29 +1,7 @@
 # The handwritten digits of scikit-learn at 16 x 16, for vision transformers; CNNs take digits.py.
-# 1,000 images to train, 300 to validate, 497 to test; no download. Digits are moved, but never mirrored.
-# A recipe writes `model = _base_.data`, which tells the network what the data are.
+_base_ = './digits.py'
 image_size = 16
-data = dict(
-    num_classes=10,
-    image_size=image_size,
-    data_preprocessor=dict(type='vadslim.ImagePreprocessor', statistics='digits', pad=2))
-
-train_dataloader = dict(
-    batch_size=50,
-    num_workers=0,
-    dataset=dict(type='vadslim.Digits', split='train', size=image_size),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    collate_fn=dict(type='default_collate'))
-val_dataloader = dict(
-    batch_size=100,
-    num_workers=0,
-    dataset=dict(type='vadslim.Digits', split='val', size=image_size),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    collate_fn=dict(type='default_collate'))
-test_dataloader = dict(
-    batch_size=100,
-    num_workers=0,
-    dataset=dict(type='vadslim.Digits', split='test', size=image_size),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    collate_fn=dict(type='default_collate'))
-val_evaluator = dict(type='vadslim.Accuracy', topk=(1, 5))
-test_evaluator = val_evaluator
+data = dict(image_size=image_size, data_preprocessor=dict(pad=2))
+train_dataloader = dict(dataset=dict(size=image_size))
+val_dataloader = dict(dataset=dict(size=image_size))
+test_dataloader = dict(dataset=dict(size=image_size))

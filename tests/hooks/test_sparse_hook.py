@@ -98,7 +98,7 @@ def test_numbers_of_the_public_code(masks, tmp_path):
 
 
 def test_averaged_weights(masks, tmp_path):
-    """The average begins with weights that the masks have not reached; they must not count, nor be spoilt."""
+    """What is penalised does not count in the evaluation of averages, and is not lost in them."""
     ema = {'type': 'EMAHook', 'momentum': 0.1}
     runner, watch = train(config(tmp_path, sparse(masks), LEVEL, ema, WATCH))
     assert watch.evaluated == [0.0] * 6

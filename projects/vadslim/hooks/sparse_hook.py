@@ -180,7 +180,7 @@ class SparseHook(Hook):
         for name, final in self.cases.final.items():
             if not bool(final.all()):
                 weight = parameters[name].data
-                mask = ~final.to(weight.device)  # what is removed, too: an average remembers the time before the masks
+                mask = ~final.to(weight.device)  # what is removed, too: averages need not be masked
                 self._hidden.append((weight, mask, weight[mask]))
                 weight.masked_fill_(mask, 0)
 

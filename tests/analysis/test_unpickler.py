@@ -69,7 +69,7 @@ SHARED = b'ca\nB\nq\x000}q\x01(' + b''.join(text(f'p{k}') + b'h\x02' for k in ra
 SHARED += b''.join(
     text(f'm{k}') + b'h\x00)\x81}(' + text('_parameters') + b'h\x01' + text('_modules') + b'}ub' for k in range(4000)
 )
-MANY = [number(k * SAME_HASH) for k in range(1, 12_000)]
+MANY = [number(k * SAME_HASH) for k in range(1, 30_000)]
 FORGED = {
     'marks': TWO + b'(' * 10_000_000,
     'lists in lists': TWO + b']' * 100_000 + b'a' * 99_999 + b'.',
@@ -84,7 +84,7 @@ FORGED = {
     'tuples of one hash': pairs([key + b'\x85' for key in MANY]),
     'a set of one hash': FOUR + b'\x8f(' + b''.join(MANY) + b'\x90.',
     'a frozen set of one hash': FOUR + b'(' + b''.join(MANY) + b'\x91.',
-    'a memo of one hash': TWO + b'N' + b''.join(b'p%d\n' % (k * SAME_HASH) for k in range(1, 12_000)) + b'.',
+    'a memo of one hash': TWO + b'N' + b''.join(b'p%d\n' % (k * SAME_HASH) for k in range(1, 30_000)) + b'.',
     'a long bytearray': b'\x80\x05\x96' + struct.pack('<Q', 2**40) + b'.',
     'a long text': TWO + b'X' + struct.pack('<I', 2**32 - 1) + b'.',
     'a long frame': FOUR + b'\x95' + struct.pack('<Q', 2**60) + b'.',

@@ -10,13 +10,13 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup, escape
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vadslim import __version__
-from vadslim.analysis.complexity import human
+from vadslim.analysis.numbers import human
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
 class Picture(NamedTuple):
@@ -41,6 +41,8 @@ def render(template: str, **values: Any) -> str:
         template: Jinja's text. ``{% extends 'page' %}`` makes it a page, with the blocks ``title`` and ``body``.
         values: what it names.
     """
+    from jinja2 import DictLoader, Environment, StrictUndefined  # late: not every command writes a page
+
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -54,6 +56,8 @@ def render(template: str, **values: Any) -> str:
 
 def breakable(name: str) -> Markup:
     """A name that may break after each of its parts."""
+    from markupsafe import Markup, escape
+
     return Markup('<wbr>').join(escape(part) for part in re.split(r'(?<=[./_])', name))
 
 

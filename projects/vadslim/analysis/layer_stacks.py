@@ -1,8 +1,8 @@
 """Layers of a network, found by the numbers in the names of its tensors.
 
-``prefix.N.rest`` is layer N of the stack ``prefix`` where layers are made of named modules: ``model.layers.3.mlp.up.weight``
-is, ``head.2.weight`` (an ``nn.Sequential`` of plain layers) is not. Of stacks inside stacks the outer one has the
-layers, unless it is made of stages (Swin's ``layers.0.blocks.1``).
+``prefix.N.rest`` is layer N of the stack ``prefix`` where layers are made of named modules:
+``model.layers.3.mlp.up.weight`` is, ``head.2.weight`` (an ``nn.Sequential`` of plain layers) is not. Of stacks inside
+stacks the outer one has the layers, unless it is made of stages (Swin's ``layers.0.blocks.1``).
 """
 
 from __future__ import annotations

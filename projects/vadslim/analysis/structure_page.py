@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vadslim.analysis import html_page
 from vadslim.analysis.model_comparison import HEAVY, LIGHT
 from vadslim.analysis.numbers import human
-from vadslim.analysis.structure_summary import Model, layers_of, ranges, ratio_of, total_of
+from vadslim.analysis.structure_summary import Model, layers_of, ranges, ratio_of, summarize, total_of
 from vadslim.files import StrPath, atomic_write
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ COLUMNS: dict[str, tuple[Callable[[Model], Number], Callable[[float], str]]] = {
     'attention %': (_share('attention'), '{:.1f}'.format),
     'MLP %': (_share('mlp'), '{:.1f}'.format),
     'zeros %': (_percent('sparsity'), '{:.1f}'.format),
+    'zero units %': (_percent('unit_sparsity'), '{:.1f}'.format),
 }
 
 
@@ -64,6 +65,11 @@ def write_page(path: StrPath, models: Sequence[Model], title: str = '') -> None:
     text = render_page(models, title)
     with atomic_write(path) as file:
         file.write(text)
+
+
+def page_of(structures: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any] | None]]) -> str:
+    """The page of models by name: of each its structure and its comparison, as their JSON files have them."""
+    return render_page([summarize(name, *found) for name, found in structures.items()])
 
 
 def render_page(models: Sequence[Model], title: str = '') -> str:
@@ -200,7 +206,8 @@ def _about(model: Model) -> list[tuple[str, str]]:
 def _layers(model: Model) -> str:
     """The table of a model's layers."""
     layers = model['layers']
-    heads = [name for name in ('layer_idx', 'name', *PARTS, *PANELS, 'sparsity') if _is_shown(layers, name)]
+    known = ('layer_idx', 'name', *PARTS, *PANELS, 'sparsity', 'unit_sparsity')
+    heads = [name for name in known if _is_shown(layers, name)]
     words = {
         'layer_idx': 'layer',
         **PARTS,
@@ -208,6 +215,7 @@ def _layers(model: Model) -> str:
         'attention_ratio': 'attention left',
         'mlp_ratio': 'MLP left',
         'sparsity': 'zeros',
+        'unit_sparsity': 'zero units',
     }
     top = ''.join(f'<th scope=col>{words.get(head, head)}</th>' for head in heads)
     return f'<thead><tr>{top}<th scope=col></th></tr></thead>\n<tbody>\n{chr(10).join(_rows(layers, heads))}\n</tbody>'
@@ -229,7 +237,7 @@ def _rows(layers: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> Iterator
                 cells.append(f'<th scope=row>{value}</th>')
             elif head == 'name':
                 cells.append(f'<td class=kind>{escape(value)}</td>')
-            elif head == 'sparsity':
+            elif 'sparsity' in head:
                 cells.append(f'<td>{value:.1%}</td>')
             elif head in PANELS:
                 cells.append(f'<td class={_shade(layer, head)}>{1 - value:.1%}</td>')

@@ -16,9 +16,10 @@ A model is a mapping, plain data, with these keys; None, or a key that is not th
 ``num_zero_layers`` how many of the original's layers are empty or gone
 ``parts``           parameters of attention, mlp, norm, other, in all layers
 ``size_bytes``      of the parameters
-``sparsity``        the fraction of zeros in the layers, where they were counted
+``sparsity``        the fraction of zeros, where they were counted; ``unit_sparsity``: of units that are all zeros
 ``layers``          per layer, not in the JSON: layer_idx, name, is_zero; parameters: attention, mlp, norm, other,
-                    total; fractions: ratio, attention_ratio, mlp_ratio (removed), sparsity
+                    total; fractions: ratio, attention_ratio, mlp_ratio (removed), sparsity,
+                    unit_sparsity
 ``about``           texts by name, not in the JSON: path, kind ...
 =================== ===================================================================================================
 """
@@ -90,7 +91,7 @@ def _join(own: Model, compared: Model) -> None:
     if total != pruned or [layer['total'] for layer in held] != [layer['total'] for layer in kept]:
         raise ValueError(f'is of a model of {total:,} parameters, the comparison of another one, of {pruned:,}')
     for layer, known in zip(kept, held):
-        layer.update({key: known[key] for key in ('norm', 'other', 'sparsity')})
+        layer.update({key: known[key] for key in ('norm', 'other', 'sparsity', 'unit_sparsity')})
 
 
 def total_of(model: Model) -> int:
@@ -199,25 +200,6 @@ def to_json(models: Sequence[Model], now: datetime) -> dict[str, Any]:
     """``models_structure_summary.json``."""
     listed = [{key: value for key, value in model.items() if key not in ('layers', 'about')} for model in models]
     return {'timestamp': now.isoformat(timespec='microseconds'), 'total_models': len(models), 'models': listed}
-
-
-def to_merged_json(models: Iterable[Model], models_dir: str, now: datetime) -> dict[str, Any]:
-    """``models_summary.json``, which analysing a folder of models writes: of those with a structure, the totals."""
-    listed = []
-    for model in (model for model in models if model['has_structure']):
-        params = model['params']
-        entry = {
-            'name': model['name'],
-            'total_params': params['total'],
-            'num_layers': params['num_layers'],
-            'layer_params': params['layers'],
-            'embedding_params': params['embedding'],
-            'lm_head_params': params['lm_head'],
-        }
-        if model['has_comparison']:
-            entry['pruning'] = {k: model['pruning'][k] for k in ('original_params', 'pruned_params', 'reduction_ratio')}
-        listed.append(entry)
-    return {'timestamp': now.isoformat(timespec='microseconds'), 'models_dir': models_dir, 'models': listed}
 
 
 def to_text(models: Sequence[Model]) -> str:

@@ -217,8 +217,9 @@ def _layers(model: Model) -> str:
         'sparsity': 'zeros',
         'unit_sparsity': 'zero units',
     }
-    top = ''.join(f'<th scope=col>{words.get(head, head)}</th>' for head in heads)
-    return f'<thead><tr>{top}<th scope=col></th></tr></thead>\n<tbody>\n{chr(10).join(_rows(layers, heads))}\n</tbody>'
+    classes = {'name': ' class=kind'}
+    top = ''.join(f'<th scope=col{classes.get(head, "")}>{words.get(head, head)}</th>' for head in heads)
+    return f'<thead><tr>{top}<th scope=col class=kind>mark</th></tr></thead>\n<tbody>\n{chr(10).join(_rows(layers, heads))}\n</tbody>'
 
 
 def _is_shown(layers: Sequence[Mapping[str, Any]], name: str) -> bool:

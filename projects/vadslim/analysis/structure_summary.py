@@ -26,8 +26,10 @@ A model is a mapping, plain data, with these keys; None, or a key that is not th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from os.path import isdir, isfile  # which answer where a Path raises
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,13 +124,15 @@ def collect(folders: Iterable[Path], tell: Callable[[str], None]) -> list[Model]
     Returns:
         The models for which there is anything, sorted by name.
     """
-    folders = list({folder.resolve(): folder for folder in folders}.values())
-    labels = [folder.resolve().name for folder in folders]
+    unique: dict[str, Path] = {}
+    for folder in folders:
+        unique.setdefault(os.path.realpath(folder), folder)
+    labels = [Path(path).name for path in unique]
     models = []
-    for folder, label in zip(folders, labels):
+    for folder, label in zip(unique.values(), labels):
         shown = printable(str(folder))
         try:
-            inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
+            inside = sorted(path for path in folder.iterdir() if isdir(path) and not path.name.startswith('.'))
         except (FileNotFoundError, NotADirectoryError):
             tell(f'⊘ 跳过不存在的目录: {shown}')
             continue
@@ -177,7 +181,7 @@ def _read_model(folder: Path, prefix: str, tell: Callable[[str], None]) -> Model
 def _present(folder: Path, names: Sequence[str]) -> list[Path]:
     """Files of these names: those in ``analysis``, or if it has none of them, those in the folder."""
     for place in (folder / 'analysis', folder):
-        files = [place / name for name in names if (place / name).is_file()]
+        files = [place / name for name in names if isfile(place / name)]
         if files:
             return files
     return []

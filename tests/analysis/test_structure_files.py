@@ -35,7 +35,7 @@ def test_short_gpt_against_llama():
 
 
 def test_heavy_light_and_zero_layers():
-    """More than 80 %, less than 20 %; a limit itself is neither. An Identity is a zero layer, whatever the file says."""
+    """More than 80 %, less than 20 %; a limit itself is neither. An Identity is a zero layer, whatever is said."""
     left = [FULL, (0.5, 0.5), (0.1, 0.1), (0, 0), (0, 0, 0), (0.9, 0.9), (0, 1.0)]
     before, after = structure(left=[FULL] * 7), structure(left=left)
     assert [one['is_zero_layer'] for one in after['layers'][3:5]] == [True, False]

@@ -219,7 +219,8 @@ def _layers(model: Model) -> str:
     }
     classes = {'name': ' class=kind'}
     top = ''.join(f'<th scope=col{classes.get(head, "")}>{words.get(head, head)}</th>' for head in heads)
-    return f'<thead><tr>{top}<th scope=col class=kind>mark</th></tr></thead>\n<tbody>\n{chr(10).join(_rows(layers, heads))}\n</tbody>'
+    body = '\n'.join(_rows(layers, heads))
+    return f'<thead><tr>{top}<th scope=col class=kind>mark</th></tr></thead>\n<tbody>\n{body}\n</tbody>'
 
 
 def _is_shown(layers: Sequence[Mapping[str, Any]], name: str) -> bool:

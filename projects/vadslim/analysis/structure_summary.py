@@ -29,7 +29,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from os.path import isdir, isfile  # which answer where a Path raises
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -132,7 +131,7 @@ def collect(folders: Iterable[Path], tell: Callable[[str], None]) -> list[Model]
     for folder, label in zip(unique.values(), labels):
         shown = printable(str(folder))
         try:
-            inside = sorted(path for path in folder.iterdir() if isdir(path) and not path.name.startswith('.'))
+            inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
         except (FileNotFoundError, NotADirectoryError):
             tell(f'⊘ 跳过不存在的目录: {shown}')
             continue
@@ -140,7 +139,13 @@ def collect(folders: Iterable[Path], tell: Callable[[str], None]) -> list[Model]
             tell(f'⚠ 无法读取目录 {shown}: {one_line(error)}')
             continue
         prefix = printable(label) if label and labels.count(label) == 1 else shown
-        models += [model for path in inside if (model := _read_model(path, prefix, tell))]
+        for path in inside:
+            try:
+                model = _read_model(path, prefix, tell)
+            except OSError as error:
+                tell(f'⚠ 无法读取目录 {printable(str(path))}: {one_line(error)}')
+            else:
+                models += [model] if model else []
     return sorted(models, key=lambda model: str(model['name']))
 
 
@@ -181,7 +186,7 @@ def _read_model(folder: Path, prefix: str, tell: Callable[[str], None]) -> Model
 def _present(folder: Path, names: Sequence[str]) -> list[Path]:
     """Files of these names: those in ``analysis``, or if it has none of them, those in the folder."""
     for place in (folder / 'analysis', folder):
-        files = [place / name for name in names if isfile(place / name)]
+        files = [place / name for name in names if (place / name).is_file()]
         if files:
             return files
     return []

@@ -33,11 +33,7 @@ FAMILIES: dict[str, dict[str, str]] = {
     'bert, vit (transformers)': {'attention': 'attention', 'mlp': 'intermediate output', 'embedding': '*embed*'},
     't5': {'mlp': 'densereludense', 'embedding': 'shared relative_attention_bias'},
     'timm: vit, swin, convnext': {'attention': 'attn *_attn', 'mlp': 'mlp', 'embedding': 'pos_embed* cls_token*'},
-    'mmcv, mmdet, VAD': {
-        'attention': 'attentions',
-        'mlp': 'ffns *_mlp',
-        'embedding': 'bev_embedding positional_encoding',
-    },
+    'mmcv, mmdet, VAD': {'attention': 'attentions', 'mlp': 'ffns *_mlp', 'embedding': 'bev_embedding positional_encoding'},
     'any': {
         'attention': '*attention*',
         'mlp': 'feed_forward feedforward',

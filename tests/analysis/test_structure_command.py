@@ -47,6 +47,7 @@ def test_two_models(pair, tmp_path, capsys, flags):
         'pruning_comparison.json',
         'pruning_comparison.txt',
         'pruning_summary_by_layer.txt',
+        'structure.html',
         'structure_summary.txt',
     }
     found = read(out / 'pruning_comparison.json')

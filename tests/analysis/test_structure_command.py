@@ -29,6 +29,7 @@ def test_one_model(pair, capsys):
     assert main(['--model_path', str(pruned)]) == 0
     assert sorted(file.name for file in (pruned / 'analysis').iterdir()) == [
         'model_structure.json',
+        'structure.html',
         'structure_summary.txt',
     ]
     data = read(pruned / 'analysis' / 'model_structure.json')
@@ -47,6 +48,7 @@ def test_two_models(pair, tmp_path, capsys, flags):
         'pruning_comparison.json',
         'pruning_comparison.txt',
         'pruning_summary_by_layer.txt',
+        'structure.html',
         'structure_summary.txt',
     }
     found = read(out / 'pruning_comparison.json')

@@ -12,6 +12,8 @@ from vadslim.analysis.headers import read_headers
 from vadslim.analysis.layer_parts import PARTS, PartTable
 from vadslim.analysis.model_comparison import compare_structures
 from vadslim.analysis.model_structure import analyse
+from vadslim.analysis.structure_page import render_page
+from vadslim.analysis.structure_summary import summarize
 from vadslim.analysis.structure_tables import print_comparison, print_model
 from vadslim.analysis.structure_text import pruning_comparison, pruning_summary_by_layer, structure_summary
 from vadslim.cli import Parser, UserError, run, say
@@ -139,7 +141,11 @@ def default_folder(model: Path) -> Path:
 def files_of(model: Model, base: Model | None) -> dict[str, str | bytes]:
     """file name -> content, of all that is written about a model, and about what it has lost."""
     if base is None:
-        return {'model_structure.json': as_json(model), 'structure_summary.txt': structure_summary(model)}
+        return {
+            'model_structure.json': as_json(model),
+            'structure_summary.txt': structure_summary(model),
+            'structure.html': render_page([summarize(model['model_name'], model)]),
+        }
     comparison = compare_structures(base, model)
     return {
         'original_model_analysis.json': as_json(base),
@@ -148,6 +154,7 @@ def files_of(model: Model, base: Model | None) -> dict[str, str | bytes]:
         'pruning_comparison.txt': pruning_comparison(comparison),
         'structure_summary.txt': structure_summary(model, comparison),
         'pruning_summary_by_layer.txt': pruning_summary_by_layer(comparison),
+        'structure.html': render_page([summarize(model['model_name'], model, comparison)]),
     }
 
 

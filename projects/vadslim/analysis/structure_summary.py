@@ -89,6 +89,8 @@ def _join(own: Model, compared: Model) -> None:
     held = [layer for layer in own['layers'] if layer['total']]
     kept = [layer for layer in compared['layers'] if layer['total']]
     total, pruned = own['params']['total'], compared['pruning']['pruned_params']
+    if total == pruned and len(held) > len(kept):  # layers that the original does not have
+        return
     if total != pruned or [layer['total'] for layer in held] != [layer['total'] for layer in kept]:
         raise ValueError(f'is of a model of {total:,} parameters, the comparison of another one, of {pruned:,}')
     for layer, known in zip(kept, held):

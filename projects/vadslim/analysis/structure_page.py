@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vadslim.analysis import html_page
 from vadslim.analysis.model_comparison import HEAVY, LIGHT
 from vadslim.analysis.numbers import human
-from vadslim.analysis.structure_summary import Model, layers_of, ranges, ratio_of, summarize, total_of
+from vadslim.analysis.structure_summary import Model, layers_of, ranges, ratio_of, total_of
 from vadslim.files import StrPath, atomic_write
 
 if TYPE_CHECKING:
@@ -65,11 +65,6 @@ def write_page(path: StrPath, models: Sequence[Model], title: str = '') -> None:
     text = render_page(models, title)
     with atomic_write(path) as file:
         file.write(text)
-
-
-def page_of(structures: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any] | None]]) -> str:
-    """The page of models by name: of each its structure and its comparison, as their JSON files have them."""
-    return render_page([summarize(name, *found) for name, found in structures.items()])
 
 
 def render_page(models: Sequence[Model], title: str = '') -> str:

@@ -213,6 +213,25 @@ def to_json(models: Sequence[Model], now: datetime) -> dict[str, Any]:
     return {'timestamp': now.isoformat(timespec='microseconds'), 'total_models': len(models), 'models': listed}
 
 
+def to_merged_json(models: Iterable[Model], models_dir: str, now: datetime) -> dict[str, Any]:
+    """``models_summary.json``, which analysing a folder of models writes: of those with a structure, the totals."""
+    listed = []
+    for model in (model for model in models if model['has_structure']):
+        params = model['params']
+        entry = {
+            'name': model['name'],
+            'total_params': params['total'],
+            'num_layers': params['num_layers'],
+            'layer_params': params['layers'],
+            'embedding_params': params['embedding'],
+            'lm_head_params': params['lm_head'],
+        }
+        if model['has_comparison']:
+            entry['pruning'] = {k: model['pruning'][k] for k in ('original_params', 'pruned_params', 'reduction_ratio')}
+        listed.append(entry)
+    return {'timestamp': now.isoformat(timespec='microseconds'), 'models_dir': models_dir, 'models': listed}
+
+
 def to_text(models: Sequence[Model]) -> str:
     """``models_structure_summary.txt``, in the layout of earlier tools; what they did not have follows below it."""
     return '\n'.join(_lines(sorted(models, key=lambda model: (-total_of(model), model['name'])))) + '\n'

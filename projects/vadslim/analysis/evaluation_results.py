@@ -249,15 +249,19 @@ def _zeroshot(metrics: _Json) -> dict[str, Value]:
     percent = max(known, default=0) > 1
     if percent:
         metrics.notes.append(f'{tasks.where}: accuracies above 1 are taken as percent')
-    values: dict[str, Value] = {column: _times(value, 1 if percent else 100) for column, value in found.items()}
+    values: dict[str, Value] = {column: _percent(value, percent) for column, value in found.items()}
     average = metrics.at('avg_zeroshot_acc').number()
     if average is not None:
-        values[AVERAGE] = average * (1 if average > 1 else 100)
+        values[AVERAGE] = _percent(average, average > 1)
     elif known:
-        values[AVERAGE] = statistics.fmean(known) * (1 if percent else 100)
+        values[AVERAGE] = _percent(statistics.fmean(known), percent)
         if len(known) < len(TASKS):
             metrics.notes.append(f'{tasks.where}: the average is that of {len(known)} of {len(TASKS)} tasks')
     return values
+
+
+def _percent(value: float | None, is_percent: bool) -> float | None:
+    return value if value is None or is_percent else round(100 * value, 10)  # 66.7, not 66.69999999999999
 
 
 def _efficiency(metrics: _Json) -> dict[str, Value]:

@@ -87,6 +87,8 @@ def _write(path: Path, content: bytes, results: Results) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, 'wb') as file:
             file.write(content)
+    except FileExistsError as error:
+        raise UserError(f'--output {path}: {error.filename} is no folder') from error
     except OSError as error:
         raise UserError(f'--output {path}: cannot be written: {error.strerror}') from error
 

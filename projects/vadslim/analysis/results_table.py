@@ -60,6 +60,16 @@ def _markdown(text: str) -> str:
 _PAGE = """{% extends 'page' %}
 {% from 'cells' import table %}
 {% block title %}{{ title }}{% endblock %}
+{% block style %}
+@media screen {
+ body { max-width: none }
+ .scroll { max-height: 85vh }
+ .name { position: sticky; left: 0; min-width: 9rem; background: var(--page) }
+ thead .name { z-index: 2; background: var(--head) }
+}
+thead th { white-space: normal; word-break: keep-all }
+@page { size: A3 landscape }
+{% endblock %}
 {% block body %}
 <h1 lang="zh">{{ title }}</h1>
 {% call table(title, columns) %}

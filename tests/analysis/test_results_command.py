@@ -68,7 +68,7 @@ def test_decimal_places(tmp_path, table):
 
 
 def test_summary(tmp_path, models, table):
-    write(models / 'tiny', evaluation(5, float('inf'), 0.5))
+    write(models / 'tiny', evaluation(5, float('inf'), 0.5002))
     _, out, _ = table('--output', tmp_path / 't.csv')
     assert '4 models, the first 3' in out and '0.3644' in out and '[9, 10, 11, 12, 25, 26]' in out
     lines = {

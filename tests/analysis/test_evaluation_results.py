@@ -8,6 +8,7 @@ import pytest
 from evaluations import DENSE_LAYER, GUIDE, TASKS, comparison, evaluation, write, write_guide
 
 from vadslim.analysis.evaluation_results import AVERAGE, COLUMNS, SIZE, STD, VAR, read_results
+from vadslim.analysis.structure_text import pruning_comparison
 from vadslim.cli import UserError
 
 HEADINGS = [
@@ -221,6 +222,20 @@ def test_all_names_of_a_comparison_say_the_same(tmp_path):
     assert rows[0] == rows[1] == rows[2] and rows[0][LISTS[0]] == '[11, 12, 25]'
 
 
+def test_the_report_of_our_own_analysis(tmp_path):
+    kept = GUIDE['HGSP_2000'][1]
+    found = comparison(kept)
+    part = {'original': 10, 'pruned': 5, 'reduced': 5, 'reduction_ratio': 0.5}
+    for layer in found['layers']:
+        layer.update(attention=part, mlp=part)
+    empty = dict.fromkeys(('zero_layers', 'heavy_layers', 'light_layers'), [1])
+    text = pruning_comparison({**found, **empty, 'removed_layers': 0, 'total_params': part, 'layer_params': part})
+    values, _ = row_of(tmp_path / 'a', kept=kept)
+    write(tmp_path / 'b' / 'models' / 'x', kept=kept, name='pruning_comparison.txt')
+    (tmp_path / 'b' / 'models' / 'x' / 'analysis' / 'pruning_comparison.txt').write_text(text, encoding='utf-8')
+    assert row_of(tmp_path / 'b')[0] == values
+
+
 def test_which_comparison_comes_first(tmp_path):
     row_of(tmp_path, kept=[0.01, 1], name='pruning_comparison.txt')
     row_of(tmp_path, kept=[1, 0.01], name='model_comparison.json')
@@ -258,7 +273,12 @@ def test_swapped_roles_are_noticed(tmp_path):
     assert len(notes) == 1 and 'swapped' in notes[0]
 
 
-@pytest.mark.parametrize('text', ['{', '{"layers": []}', '{"layers": [{"layer_idx": 0}]}', '{"layers": 3}', '[]'])
+TWICE = '{"layers": [{"layer_idx": 1, "total": {"reduction_ratio": 0.5}}, {"total": {"reduction_ratio": 0.5}}]}'
+
+
+@pytest.mark.parametrize(
+    'text', ['{', '{"layers": []}', '{"layers": [{"layer_idx": 0}]}', '{"layers": 3}', '[]', TWICE]
+)
 def test_a_broken_comparison_is_said_and_the_next_is_read(tmp_path, text):
     folder = write(tmp_path / 'x', evaluation(), [0.01, 1], 'pruning_comparison.txt')
     path = folder / 'analysis' / 'pruning_comparison.json'

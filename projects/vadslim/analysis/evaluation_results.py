@@ -297,7 +297,7 @@ def _kept_of_json(path: Path, notes: list[str]) -> dict[int, float]:
     layers = comparison.value.get('layers')
     if not isinstance(layers, list) or not layers:
         raise UserError(f'{path}: has no layers')
-    kept = {}
+    kept: dict[int, float] = {}
     for place, value in enumerate(layers):
         layer = _Json(value, f'{path}: layers[{place}]', notes)
         total, index = layer.at('total'), layer.at('layer_idx').value
@@ -305,7 +305,10 @@ def _kept_of_json(path: Path, notes: list[str]) -> dict[int, float]:
         part = _part(*numbers)
         if part is None:
             raise UserError(f'{path}: layers[{place}] has no total.original and total.pruned')
-        kept[index if isinstance(index, int) else place] = part
+        index = index if isinstance(index, int) else place
+        if index in kept:
+            raise UserError(f'{path}: layers[{place}] has the layer_idx of another one, {index}')
+        kept[index] = part
     return kept
 
 

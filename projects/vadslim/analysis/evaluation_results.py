@@ -287,7 +287,8 @@ def _pruning(kept: Mapping[int, float]) -> dict[str, Value]:
         for column, limit in KEPT_BELOW.items()
     }
     if len(kept) > 1:  # n - 1: one layer has no spread
-        values[STD], values[VAR] = statistics.stdev(kept.values()), statistics.variance(kept.values())
+        variance = statistics.variance(kept.values())
+        values[STD], values[VAR] = math.sqrt(variance), variance
     return values
 
 

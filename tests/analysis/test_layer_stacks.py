@@ -57,7 +57,7 @@ def test_parts_of_a_block_are_no_stack():
     """T5's blocks are lists of an attention and a feed-forward part, which differ."""
     names = []
     for number in range(2):
-        names += block(f'encoder.block.{number}.layer.0', ['SelfAttention.q.weight', 'SelfAttention.o.weight', 'n.weight'])
+        names += block(f'encoder.block.{number}.layer.0', ['Self.q.weight', 'Self.o.weight', 'n.weight'])
         names += block(f'encoder.block.{number}.layer.1', ['Dense.wi.weight', 'Dense.wo.weight', 'norm.weight'])
     assert found(names) == {'encoder.block': [0, 1]}
 

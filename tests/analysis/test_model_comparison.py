@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from analysis.llm_files import SHORTGPT_7, TINY, write_llama
+from llm_files import SHORTGPT_7, TINY, write_llama
 
 from vadslim.analysis.headers import read_headers
 from vadslim.analysis.model_comparison import compare_structures, mark_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from analysis.llm_files import LLAMA_3_8B, SHORTGPT_7, TINY, write_folder, write_llama, write_pickled, write_slicegpt
+from llm_files import LLAMA_3_8B, SHORTGPT_7, TINY, write_folder, write_llama, write_pickled, write_slicegpt
 from torch import nn
 
 from vadslim.analysis.headers import Entry, Headers, read_headers
@@ -91,9 +91,8 @@ def test_the_last_layers_are_told_by_the_config(tmp_path):
 
 
 def test_emptied_parts(tmp_path):
-    path = write_llama(
-        tmp_path, TINY, empty=['model.layers.0.*_proj.weight', 'model.layers.1.self_attn.*'], drop=['model.layers.2.mlp.*']
-    )
+    empty = ['model.layers.0.*_proj.weight', 'model.layers.1.self_attn.*']
+    path = write_llama(tmp_path, TINY, empty=empty, drop=['model.layers.2.mlp.*'])
     first, second, third = of(path)['layers']
     assert first['is_zero_layer'] and first['total'] == first['norm'] == 32
     assert second['attention']['type'] == 'ZeroAttention' and not second['is_zero_layer']
@@ -130,18 +129,18 @@ def test_vad(size, total):
     data = of_shapes({name: shape for name, shape, _ in manifest['state_dict']}).to_dict()
     assert data['total_params'] == total
     assert data['modules']['img_backbone'] == 23_508_032 and data['modules']['img_neck'] > 1_000_000
-    stacks = {row['name'].rpartition('.')[0].rpartition('.')[2] + '.' + row['name'].rpartition('.')[2]: row['num_layers']
-              for row in data['stacks']}  # fmt: skip
+    stacks = {'.'.join(row['name'].split('.')[-2:]): row['num_layers'] for row in data['stacks']}
     depth = 3 if size == 'tiny' else 6
     assert stacks['encoder.layers'] == depth and stacks['map_decoder.layers'] == depth
     assert stacks['img_backbone.layer3'] == 6 and stacks['motion_decoder.layers'] == 1
     first = next(layer for layer in data['layers'] if layer['name'].endswith('transformer.encoder.layers.0'))
     assert first['mlp']['up_proj'] == 256 * 512 + 512 and first['norm'] == 3 * 512 and first['other'] == 0
-    counted = sum(layer['total'] for layer in data['layers'])
-    counted += sum(data[f'{part}_params'] for part in ('embedding', 'lm_head', 'norm', 'conv', 'attention', 'mlp', 'other'))
-    assert counted == total  # nothing is left out
-    assert data['buffers'] == sum(torch.Size(shape).numel() for name, shape, _ in manifest['state_dict']
-                                  if name.rpartition('.')[2] in ('running_mean', 'running_var', 'num_batches_tracked'))  # fmt: skip
+    parts = ('embedding', 'lm_head', 'norm', 'conv', 'attention', 'mlp', 'other')
+    outside = sum(data[f'{part}_params'] for part in parts)
+    assert outside + sum(layer['total'] for layer in data['layers']) == total  # nothing is left out
+    statistics = ('running_mean', 'running_var', 'num_batches_tracked')
+    buffers = [torch.Size(shape) for name, shape, _ in manifest['state_dict'] if name.endswith(statistics)]
+    assert data['buffers'] == sum(shape.numel() for shape in buffers)
 
 
 class Tied(nn.Module):
@@ -169,8 +168,12 @@ def test_names_behind_a_wrapper(tmp_path):
 
 def test_removed_layers_of_our_own_checkpoints(tmp_path):
     depth = {'type': 'depth', 'layers': 'decoder.layers', 'num_layers': 6, 'kept': [0, 2, 5]}
-    state = {f'decoder.layers.{n}.{part}.weight': torch.zeros(2, 2) for n in range(3) for part in ('attn.qkv', 'mlp.fc1')}
-    torch.save({'state_dict': state, 'meta': {'structure': {'edits': [depth, 'x', {'type': 'depth'}]}}}, tmp_path / 'a.pth')
+    state = {
+        f'decoder.layers.{n}.{part}.weight': torch.zeros(2, 2) for n in range(3) for part in ('attn.qkv', 'mlp.fc1')
+    }
+    torch.save(
+        {'state_dict': state, 'meta': {'structure': {'edits': [depth, 'x', {'type': 'depth'}]}}}, tmp_path / 'a.pth'
+    )
     assert [layer['original_idx'] for layer in of(tmp_path / 'a.pth')['layers']] == [0, 2, 5]
 
 
@@ -178,7 +181,10 @@ def test_packed_weights():
     shapes = {'model.layers.0.mlp.up_proj.qweight': (8, 16), 'model.layers.0.self_attn.q_proj.qweight': (8, 8)}
     config = {'quantization_config': {'bits': 4}}
     assert of_shapes(shapes, config, 'I32').total == 8 * (128 + 64)
-    shapes = {'layers.0.mlp.up_proj.weight': (64, 1), 'layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4': (90,)}
+    shapes = {
+        'layers.0.mlp.up_proj.weight': (64, 1),
+        'layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4': (90,),
+    }
     assert of_shapes(shapes, None, 'U8').total == 128
 
 

@@ -38,8 +38,8 @@ def render(template: str, **values: Any) -> str:
     """Fills in a template; what it prints is escaped, and a value that is missing is an error.
 
     Args:
-        template: Jinja's text. ``{% extends 'page' %}`` makes it a page, with the blocks ``title``, ``style`` and
-            ``body``.
+        template: Jinja's text. ``{% extends 'page' %}`` makes it a page, with the blocks ``title``,
+            ``body`` and ``style``.
         values: what it names.
     """
     from jinja2 import DictLoader, Environment, StrictUndefined  # late: not every command writes a page

@@ -96,10 +96,10 @@ def _stages(prefix: str, stacks: Mapping[str, Mapping[int, list[str]]]) -> list[
 
 
 def _alike(layers: Mapping[int, list[str]]) -> bool:
-    """Whether most layers have most of the names of the largest one."""
+    """Whether most layers have names that the largest one has, too; emptied ones have few of them."""
     sets = [set(rests) for rests in layers.values()]
     largest = max(sets, key=len)
-    alike = sum(len(one & largest) >= len(one | largest) / 2 for one in sets)
+    alike = sum(len(one & largest) >= len(one) / 2 for one in sets)
     return alike > len(sets) / 2
 
 

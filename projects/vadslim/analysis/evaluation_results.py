@@ -6,7 +6,6 @@ with that of the original, ``analysis/pruning_comparison.json`` (or ``model_comp
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vadslim.analysis.structure_files import one_line, read_json
 from vadslim.cli import UserError
 from vadslim.files import StrPath
 
@@ -208,9 +208,9 @@ class _Json:
 
 def _read_json(path: Path, notes: list[str]) -> _Json:
     try:
-        value = json.loads(path.read_text(encoding='utf-8-sig'))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f'{path}: is no valid JSON: {error}') from error
+        value = read_json(path)
+    except ValueError as error:
+        raise UserError(f'{path}: is no valid JSON: {one_line(error)}') from error
     if not isinstance(value, dict):
         raise UserError(f'{path}: is no JSON object')
     return _Json(value, f'{path}:', notes)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vadslim.analysis.complexity import SAMPLE_MACS, count, human
+from vadslim.analysis.complexity import SAMPLE_MACS, count
 
 
 class ConvNet(nn.Module):
@@ -195,11 +195,6 @@ def test_the_model_is_left_as_it_was():
     assert model.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert torch.is_grad_enabled()
-
-
-@pytest.mark.parametrize('number, text', [(12, '12'), (39_865_999, '39.9 M'), (999_999, '1 M'), (1.9e11, '190 G')])
-def test_human(number, text):
-    assert human(number) == text
 
 
 class Projecting(nn.Module):

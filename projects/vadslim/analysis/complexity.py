@@ -8,7 +8,6 @@ is listed, never guessed.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ from torch.autograd import Function
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
+
+from vadslim.analysis.numbers import human as human
 
 aten = torch.ops.aten
 
@@ -363,14 +364,3 @@ def _opaque_functions(counter: _Counter) -> Iterator[None]:
 
 def _any_tensor(out: Any) -> bool:
     return any(isinstance(o, Tensor) for o in (out if isinstance(out, (tuple, list)) else (out,)))
-
-
-def human(number: float, unit: str = '') -> str:
-    """A number with three significant digits and a decimal prefix: 39_865_999 -> '39.9 M'."""
-    if not math.isfinite(number) or abs(number) < 1000:
-        return f'{number:.4g} {unit}'.rstrip()
-    for prefix in ('k', 'M', 'G', 'T'):
-        number /= 1000
-        if abs(number) < 999.5 or prefix == 'T':
-            break
-    return f'{number:.3g} {prefix}{unit}'

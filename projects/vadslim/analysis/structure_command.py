@@ -170,6 +170,8 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
         for name, content in files.items():
             with atomic_write(folder / name, 'wb' if isinstance(content, bytes) else 'w') as file:
                 file.write(content)
+    except FileExistsError:
+        raise UserError(f'{folder}: is a file; a folder is needed here') from None
     except OSError as error:
         raise UserError(f'{error.filename or folder}: cannot be written: {error.strerror or error}') from error
 

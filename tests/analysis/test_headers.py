@@ -168,7 +168,7 @@ def test_nothing_is_executed(tmp_path, legacy):
         'builtins.exec': (exec, code),
         'builtins.eval': (eval, code),
         'posix.system': (__import__('os').system, f'touch {mark}'),
-        'subprocess.Popen': (subprocess.Popen, ['touch', str(mark)]),
+        '(subprocess|commands).Popen': (subprocess.Popen, ['touch', str(mark)]),
         'runpy.run_path': (__import__('runpy').run_path, str(mark)),
     }
     path = tmp_path / 'x.pth'

@@ -132,47 +132,13 @@ _PARTS = (
     'state_dict_ema', 'model_ema',
 )  # fmt: skip
 
-#: modules by which pickles run commands, and functions of Python. ``getattr`` is not one: MMEngine's checkpoints have it.
-_ATTACKS = frozenset(
-    [
-        'os',
-        'posix',
-        'nt',
-        'subprocess',
-        'sys',
-        'pty',
-        'runpy',
-        'shutil',
-        'socket',
-        'ctypes',
-        'importlib',
-        'imp',
-        'pkgutil',
-        'webbrowser',
-        'code',
-        'codeop',
-        'timeit',
-        'pdb',
-        'bdb',
-        'cProfile',
-        'profile',
-        'trace',
-        'commands',
-        'popen2',
-        'asyncio',
-        'signal',
-        'http',
-        'urllib',
-        'requests',
-        'httplib',
-        'ftplib',
-        'smtplib',
-        'pip',
-    ]
-)
-_ATTACKING_BUILTINS = frozenset(
-    ['eval', 'exec', 'execfile', 'compile', 'open', 'input', 'apply', '__import__', 'breakpoint']
-)
+#: modules by which pickles run commands, and functions of Python. Not ``getattr``: MMEngine's checkpoints have it.
+_ATTACKS = {
+    'os', 'posix', 'nt', 'subprocess', 'commands', 'popen2', 'sys', 'pty', 'runpy', 'shutil', 'socket', 'ctypes',
+    'importlib', 'imp', 'pkgutil', 'webbrowser', 'code', 'codeop', 'timeit', 'pdb', 'bdb', 'cProfile', 'profile',
+    'trace', 'asyncio', 'signal', 'http', 'urllib', 'httplib', 'ftplib', 'smtplib', 'requests', 'pip',
+}  # fmt: skip
+_ATTACKING_BUILTINS = {'eval', 'exec', 'execfile', 'compile', 'open', 'input', 'apply', '__import__', 'breakpoint'}
 
 
 def _of_content(
@@ -201,9 +167,7 @@ def _of_content(
     classes = tuple(name for name in reader.names if name not in BUILD)
     attack = next(filter(_runs_code, classes), None)
     if attack:
-        raise HeaderError(
-            f'{path}: its pickle names {attack:.60}, which no model needs: refused; nothing of it was run'
-        )
+        raise HeaderError(f'{path}: its pickle names {attack:.60}, which no model needs: refused, and nothing run')
     return Headers(path, kind, tensors, None, meta, [path], classes, big)
 
 

@@ -38,7 +38,8 @@ def render(template: str, **values: Any) -> str:
     """Fills in a template; what it prints is escaped, and a value that is missing is an error.
 
     Args:
-        template: Jinja's text. ``{% extends 'page' %}`` makes it a page, with the blocks ``title`` and ``body``.
+        template: Jinja's text. ``{% extends 'page' %}`` makes it a page, with the blocks ``title``,
+            ``body`` and ``style``.
         values: what it names.
     """
     from jinja2 import DictLoader, Environment, StrictUndefined  # late: not every command writes a page
@@ -205,6 +206,7 @@ details ul { padding-left: 1.4rem; font-size: .88rem; overflow-wrap: anywhere }
  th button { display: contents }
  * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
 }
+{% block style %}{% endblock %}
 </style>
 </head>
 <body>

@@ -32,8 +32,13 @@ FAMILIES: dict[str, dict[str, str]] = {
     },
     'bert, vit (transformers)': {'attention': 'attention', 'mlp': 'intermediate output', 'embedding': '*embed*'},
     't5': {'mlp': 'densereludense', 'embedding': 'shared relative_attention_bias'},
-    'timm: vit, swin, convnext': {'attention': 'attn *_attn', 'mlp': 'mlp', 'embedding': 'pos_embed* cls_token*'},
-    'mmcv, mmdet, VAD': {'attention': 'attentions', 'mlp': 'ffns *_mlp', 'embedding': 'bev_embedding positional_encoding'},
+    'timm: vit, swin': {'attention': 'attn *_attn', 'mlp': 'mlp', 'embedding': 'pos_embed* cls_token*'},
+    'convnext': {'mlp': 'pwconv*'},
+    'mmcv, mmdet, VAD': {
+        'attention': 'attentions',
+        'mlp': 'ffns *_mlp',
+        'embedding': 'bev_embedding positional_encoding',
+    },
     'any': {
         'attention': '*attention*',
         'mlp': 'feed_forward feedforward',
@@ -55,8 +60,8 @@ ROLES: dict[str, dict[str, str]] = {
     },
     'mlp': {
         'gate_proj': 'gate_proj w1 wi_0',
-        'up_proj': 'up_proj fc1 c_fc dense_h_to_4h w3 wi wi_1 lin1 linear1 intermediate',
-        'down_proj': 'down_proj fc2 c_proj dense_4h_to_h w2 wo lin2 linear2 output',
+        'up_proj': 'up_proj fc1 pwconv1 c_fc dense_h_to_4h w3 wi wi_1 lin1 linear1 intermediate',
+        'down_proj': 'down_proj fc2 pwconv2 c_proj dense_4h_to_h w2 wo lin2 linear2 output',
         'gate_up_proj': 'gate_up_proj',
     },
 }
@@ -64,7 +69,7 @@ ROLES: dict[str, dict[str, str]] = {
 #: names of tensors that no optimizer trains, by their last segment
 _BUFFERS = {'running_mean', 'running_var', 'num_batches_tracked', 'inv_freq', 'original_inv_freq', 'position_ids',
             'token_type_ids', 'masked_bias', 'attn_mask', 'relative_position_index', 'relative_coords_table', 'g_idx',
-            'qzeros', 'scales', 'absmax', 'quant_map', 'SCB', 'weight_format'}  # fmt: skip
+            'qzeros', 'scales', 'absmax', 'quant_map', 'SCB', 'weight_format', 'e_score_correction_bias'}  # fmt: skip
 _INTEGERS = {'BOOL', 'U8', 'I8', 'I16', 'U16', 'I32', 'U32', 'I64', 'U64'}
 
 
@@ -153,7 +158,7 @@ def role_of(part: str, path: str) -> str:
         part: its part.
         path: its name inside the layer.
     """
-    words = [word for word in path.split('.')[:-1] if not word.isdecimal()]
+    words = [word for word in path.split('.') if not word.isdecimal() and word not in ('weight', 'bias')]
     if path.endswith(('in_proj_weight', 'in_proj_bias')):
         return 'qkv_proj'
     if part == 'mlp' and re.search(r'(^|\.)ffns\.\d+\.layers\.(0\.0|1)\.\w+$', path):  # mmcv's FFN

@@ -1,8 +1,8 @@
 """Layers of a network, found by the numbers in the names of its tensors.
 
-``prefix.N.rest`` is layer N of the stack ``prefix`` where layers are made of named modules: ``model.layers.3.mlp.up.weight``
-is, ``head.2.weight`` (an ``nn.Sequential`` of plain layers) is not. Of stacks inside stacks the outer one has the
-layers, unless it is made of stages (Swin's ``layers.0.blocks.1``).
+``prefix.N.rest`` is layer N of the stack ``prefix`` where layers are made of named modules:
+``model.layers.3.mlp.up.weight`` is, ``head.2.weight`` (an ``nn.Sequential`` of plain layers) is not. Of stacks inside
+stacks the outer one has the layers, unless it is made of stages (Swin's ``layers.0.blocks.1``).
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ def _stages(prefix: str, stacks: Mapping[str, Mapping[int, list[str]]]) -> list[
 
 
 def _alike(layers: Mapping[int, list[str]]) -> bool:
-    """Whether most layers have most of the names of the largest one."""
+    """Whether most layers have names that the largest one has, too; emptied ones have few of them."""
     sets = [set(rests) for rests in layers.values()]
     largest = max(sets, key=len)
-    alike = sum(len(one & largest) >= len(one | largest) / 2 for one in sets)
+    alike = sum(len(one & largest) >= len(one) / 2 for one in sets)
     return alike > len(sets) / 2
 
 

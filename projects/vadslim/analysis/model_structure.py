@@ -17,6 +17,8 @@ from vadslim.analysis.layer_stacks import MOST_LAYERS, Stack, find_stacks
 
 #: the files that a checkpoint in a folder is named after the folder for
 _GENERIC = {'pruned_model', 'pytorch_model', 'model', 'latest', 'best', 'slim', 'consolidated'}
+#: what counting takes from a config beside the weights
+CONFIG_KEYS = ('model_type', 'hidden_size', 'num_attention_heads', 'head_dim', 'num_hidden_layers')
 _ATTENTION, _MLP = ('q_proj', 'k_proj', 'v_proj', 'o_proj'), ('gate_proj', 'up_proj', 'down_proj')
 
 
@@ -63,27 +65,29 @@ class ModelStructure:
         name: for people.
         path: where it was read.
         kind: of file, as ``Headers.kind``.
-        model_type: of Hugging Face's config; '' if there is none.
+        config: of Hugging Face's config what ``CONFIG_KEYS`` names; empty if there is none.
         stacks: name -> layers.
         outside: part -> parameters outside of all layers.
         modules: first modules that have siblings -> parameters.
-        buffers: values that are no parameters.
+        buffers: name of a tensor that holds no parameters -> how many values.
         tied: names of parameters that are another one, and not counted again.
         parts: tensor -> part.
         size: bytes of the parameters.
+        wrapped: what stands before all names in the file and was left out.
     """
 
     name: str
     path: str
     kind: str
-    model_type: str
+    config: dict[str, Any]
     stacks: dict[str, list[Layer]]
     outside: Counter[str]
     modules: dict[str, int]
-    buffers: int
+    buffers: dict[str, int]
     tied: list[str]
     parts: dict[str, str]
     size: int
+    wrapped: str = ''
 
     @property
     def layers(self) -> list[Layer]:
@@ -95,19 +99,24 @@ class ModelStructure:
         """All parameters, tied ones once."""
         return self.outside.total() + sum(layer.total for layer in self.layers)
 
+    def renamed(self, name: str) -> str:
+        """A tensor's name here, for its name in the file."""
+        return name.removeprefix(self.wrapped)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         layers = self.layers
-        kind = _class_name(self.model_type)
+        kind = _class_name(str(self.config.get('model_type') or ''))
         return {
             'model_name': self.name,
             'path': self.path,
             'kind': self.kind,
+            'config': self.config,
             'total_params': self.total,
             'embedding_params': self.outside['embedding'],
             'lm_head_params': self.outside['head'],
             **{f'{part}_params': self.outside[part] for part in ('norm', 'conv', 'attention', 'mlp', 'other')},
-            'buffers': self.buffers,
+            'buffers': sum(self.buffers.values()),
             'size_bytes': self.size,
             'tied': self.tied,
             'modules': self.modules,
@@ -130,7 +139,7 @@ def analyse(headers: Headers, name: str | None = None, table: PartTable | None =
         table: how parts are told; by default by the names that are known.
     """
     table = table or PartTable()
-    tensors = _stripped(_tensors(headers))
+    tensors, wrapped = _stripped(_tensors(headers))
     stacks = find_stacks(tensors)
     edits = _depth_edits(headers.meta)
     modules: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
@@ -154,11 +163,12 @@ def analyse(headers: Headers, name: str | None = None, table: PartTable | None =
     }
     counted, tied = _tied(tensors, parts)
     outside: Counter[str] = Counter()
-    buffers = size = 0
+    buffers: dict[str, int] = {}
+    size = 0
     per_name: dict[str, int] = {}
     for full, entry in tensors.items():
         if is_buffer(full, entry):
-            buffers += entry.count
+            buffers[full] = entry.count
             continue
         count = _count(full, entry, headers, modules) if full in counted else 0
         size += entry.size if full in counted else 0
@@ -178,7 +188,7 @@ def analyse(headers: Headers, name: str | None = None, table: PartTable | None =
         name or name_of(headers.path),
         str(headers.path),
         headers.kind,
-        str((headers.config or {}).get('model_type') or ''),
+        {key: value for key, value in (headers.config or {}).items() if key in CONFIG_KEYS},
         by_stack,
         outside,
         _by_module(per_name),
@@ -186,6 +196,7 @@ def analyse(headers: Headers, name: str | None = None, table: PartTable | None =
         tied,
         parts,
         size,
+        wrapped,
     )
 
 
@@ -203,15 +214,17 @@ def _tensors(headers: Headers) -> Mapping[str, Entry]:
         return headers.tensors
     from vadslim.analysis.config_shapes import tensors_of
 
-    return tensors_of(headers.config)
+    found: dict[str, Entry] = tensors_of(headers.config)
+    return found
 
 
-def _stripped(tensors: Mapping[str, Entry]) -> Mapping[str, Entry]:
-    """Names without what a wrapper puts before all of them."""
+def _stripped(tensors: Mapping[str, Entry]) -> tuple[Mapping[str, Entry], str]:
+    """Names without what wrappers put before all of them, and that."""
+    wrapped = ''
     for prefix in ('module.', '_orig_mod.'):
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): entry for name, entry in tensors.items()}
-    return tensors
+        if tensors and all(name.startswith(wrapped + prefix) for name in tensors):
+            wrapped += prefix
+    return {name.removeprefix(wrapped): entry for name, entry in tensors.items()}, wrapped
 
 
 def _depth_edits(meta: Mapping[str, Any]) -> dict[str, list[int]]:

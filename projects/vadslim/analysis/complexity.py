@@ -63,7 +63,7 @@ class Sampling:
 
     Attributes:
         module: dotted name of the module that did it.
-        macs: its multiply-accumulates, :data:`~vadslim.analysis.operators.SAMPLE_MACS` per sample; 0 where the nearest element is taken.
+        macs: its multiply-accumulates, ``operators.SAMPLE_MACS`` per sample; 0 where the nearest element is taken.
         outputs: samples of single channels, before deformable attention sums them up.
     """
 
@@ -82,7 +82,7 @@ class Complexity:
         modules: dotted module name -> (params, macs), each with everything below it in the tree of names, so that
             siblings add up to what their parent does not do itself; ``''`` is the model.
         sampling_macs: multiply-accumulates of bilinear sampling (``grid_sample``, deformable attention), at
-            :data:`~vadslim.analysis.operators.SAMPLE_MACS` per channel and point; not part of ``macs``.
+            ``operators.SAMPLE_MACS`` per channel and point; not part of ``macs``.
         uncounted: what did work that no table knows, as ``'op in module (times)'``.
         products: everything that ``macs`` is the sum of, in the order of the forward.
         samplings: everything that ``sampling_macs`` is the sum of, in the order of the forward.

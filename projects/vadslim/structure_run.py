@@ -139,17 +139,26 @@ def write_run(report: Any, folder: Path) -> list[Path]:
 
 
 def _zeros(shape: list[int]) -> Any:
-    """One forward of an MMEngine model in mode 'tensor' on an input of zeros."""
+    """One forward of an MMEngine model in mode 'tensor' on an input of zeros, (channels, ..., height, width).
+
+    Detectors want to know of each image how large it is.
+    """
     import inspect
 
     import torch
+    from mmengine.structures import BaseDataElement
 
     from .analysis import Example
 
+    size = tuple(shape[-2:])
+    names = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    sample = BaseDataElement(metainfo={**dict.fromkeys(names, size), 'scale_factor': (1.0, 1.0)})
+
     def run(model: Any) -> Any:
-        like = next(model.parameters(), torch.zeros(()))
-        takes_mode = 'mode' in inspect.signature(model.forward).parameters
-        return model(like.new_zeros(1, *shape), **({'mode': 'tensor'} if takes_mode else {}))
+        takes = inspect.signature(model.forward).parameters
+        given = {'data_samples': [sample.clone()], 'mode': 'tensor'}
+        inputs = next(model.parameters(), torch.zeros(())).new_zeros(1, *shape)
+        return model(inputs, **{name: value for name, value in given.items() if name in takes})
 
     return Example(run, f'{_by(shape)} zeros, batch 1')
 

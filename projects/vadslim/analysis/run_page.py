@@ -42,9 +42,10 @@ def _cards(report: RunReport) -> Iterator[tuple[str, str, str]]:
 _PAGE = """{% extends 'page' %}
 {% from 'cells' import number, pairs, table %}
 {% macro part(value, whole, text) %}
-<td data-v="{{ value }}">{{ text }}<span class="bar"><i style="width: {{ (100 * value / whole) | round(1) if whole
- else 0 }}%; max-width: 100%"></i></span></td>
+<td data-v="{{ value }}">{% if value %}{{ text }}<span class="bar"><i style="width: {{ (100 * value / whole) | round(1) if whole
+ else 0 }}%; max-width: 100%"></i></span>{% endif %}</td>
 {%- endmacro %}
+{% macro amount(value) %}{{ number(value or none) }}{%- endmacro %}
 {% block title %}{{ title }}, what it costs{% endblock %}
 {% block body %}
 <h1>{{ title }}: what one forward costs</h1>
@@ -74,10 +75,10 @@ is not among the MACs. Activations are elements of the results of products and s
 {% for row in rows %}
 <tr><th scope="row" class="name">{{ row.name | breakable }}</th>
 {% if heading == 'module' %}<td class="kind">{{ row.kind }}</td>{% endif %}
-{{ number(row.params) }}{{ part(row.macs, total.macs, row.macs | human) }}
-{% for name in names %}{{ number(row.alternatives[name]) }}{% endfor %}
-{{ number(row.sampling_macs) }}{{ number(row.activations) }}
-{% if heading == 'module' %}<td>{{ row.calls }}</td>{% endif %}
+{{ amount(row.params) }}{{ part(row.macs, total.macs, row.macs | human) }}
+{% for name in names %}{{ amount(row.alternatives[name]) }}{% endfor %}
+{{ amount(row.sampling_macs) }}{{ amount(row.activations) }}
+{% if heading == 'module' %}<td data-v="{{ row.calls }}">{{ row.calls or '' }}</td>{% endif %}
 {% if timing %}{% if row.ms is none %}<td data-v=""></td>
 {% else %}{{ part(row.ms, total.ms, '%.2f' | format(row.ms)) }}{% endif %}{% endif %}</tr>
 {% endfor %}
@@ -87,7 +88,7 @@ is not among the MACs. Activations are elements of the results of products and s
 <h2>{{ name | capitalize }}: what differs</h2>
 {% call table(name + ': what differs', [('why', 'text'), ('MACs', ''), ('sampling', '')]) %}
 {% for why, macs, sampling in other.differences %}
-<tr><th scope="row" class="text">{{ why }}</th>{{ number(macs) }}{{ number(sampling) }}</tr>
+<tr><th scope="row" class="text">{{ why }}</th>{{ amount(macs) }}{{ amount(sampling) }}</tr>
 {% endfor %}
 {% endcall %}
 {% endfor %}

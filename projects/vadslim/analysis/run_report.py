@@ -23,7 +23,7 @@ from vadslim.analysis.example import Change, Example
 from vadslim.analysis.latency import Latency, measure_modules
 
 OTHER = 'other'
-WIDE = 130  # columns of a terminal that has room for everything
+NAME = 24  # room that names have at least in a table
 
 
 @dataclass(frozen=True)
@@ -197,10 +197,9 @@ def print_run(report: RunReport, console: Console) -> None:
     for line in summary(report):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if report.parts:
-        console.print(_table('Parts', report, [(row.name, row) for row in report.parts]))
+        console.print(_table('Parts', report, [(row.name, row) for row in report.parts], console.width))
     rows = [('  ' * row.name.count('.') + row.name.rpartition('.')[2], row) for row in report.modules]
-    wide = console.width >= WIDE
-    console.print(_table(f'Modules, {report.depth} deep', report, rows, alternatives=wide, kinds=wide))
+    console.print(_table(f'Modules, {report.depth} deep', report, rows, console.width))
     for name, alternative in report.alternatives.items():
         table = Table(title=f'{name[0].upper()}{name[1:]}: what differs', title_justify='left')
         table.add_column('why')
@@ -230,7 +229,7 @@ def summary(report: RunReport) -> Iterator[str]:
 def timing(latency: Mapping[str, Any]) -> str:
     """How a time was measured."""
     repeats, threads = latency['repeats'], latency['threads']
-    times = f'median of {repeats}, {latency["min_ms"]:.1f} to {latency["max_ms"]:.1f}' if repeats > 1 else 'one run'
+    times = f'median of {repeats}, {latency["min_ms"]:.1f} to {latency["max_ms"]:.1f} ms' if repeats > 1 else 'one run'
     where = f', {threads} thread{"s" * (threads != 1)}' if 'cpu' in latency['device'] else ''
     return f'{times}, {latency["device"]}{where}'
 
@@ -248,29 +247,42 @@ def remarks(report: RunReport) -> Iterator[str]:
         yield f'not used by this forward: {len(names)} parameters ({numbers}): {", ".join(names[:8])}{more}'
 
 
-def _table(
-    title: str, report: RunReport, rows: Iterable[tuple[str, Row]], alternatives: bool = True, kinds: bool = False
-) -> Table:
-    """Rows under the names that they are shown by; without columns that say nothing."""
+def _table(title: str, report: RunReport, rows: Iterable[tuple[str, Row]], width: int) -> Table:
+    """Rows under the names that they are shown by; no columns that say nothing, or that there is no room for."""
     rows = list(rows)
-    columns: dict[str, list[str]] = {'type': [row.kind for _, row in rows]} if kinds else {}
-    columns['params'] = [_short(row.params) for _, row in rows]
-    columns['MACs'] = [_short(row.macs) for _, row in rows]
-    columns['%'] = [_percent(row.macs, report.total.macs) for _, row in rows]
-    for name in report.alternatives if alternatives else ():
-        columns['\n'.join(['MACs', *textwrap.wrap(name, 9)])] = [_short(row.alternatives[name]) for _, row in rows]
-    columns['sampling'] = [_short(row.sampling_macs) for _, row in rows]
-    columns['activa-\ntions'] = [_short(row.activations) for _, row in rows]
-    columns['ms'] = ['' if row.ms is None else f'{row.ms:.{1 if row.ms >= 100 else 2}f}' for _, row in rows]
-    columns['% '] = ['' if row.ms is None else _percent(row.ms, report.total.ms or 0) for _, row in rows]
+    columns = {
+        'type': [row.kind for _, row in rows],
+        'params': [_short(row.params) for _, row in rows],
+        'MACs': [_short(row.macs) for _, row in rows],
+        '%': [_percent(row.macs, report.total.macs) for _, row in rows],
+        **{_heading(name): [_short(row.alternatives[name]) for _, row in rows] for name in report.alternatives},
+        'sampling': [_short(row.sampling_macs) for _, row in rows],
+        'activa-\ntions': [_short(row.activations) for _, row in rows],
+        'ms': ['' if row.ms is None else f'{row.ms:.{1 if row.ms >= 100 else 2}f}' for _, row in rows],
+        'time': ['' if row.ms is None else _percent(row.ms, report.total.ms or 0) for _, row in rows],
+    }
+    columns = {heading: texts for heading, texts in columns.items() if any(texts)}
+    room = width - NAME - 4 - sum(map(_width, columns.items()))
+    for heading in ('type', 'time', 'activa-\ntions', 'sampling', *map(_heading, report.alternatives)):
+        if room < 0 and heading in columns:
+            room += _width((heading, columns.pop(heading)))
     table = Table(title=title, title_justify='left')
-    table.add_column('name', overflow='fold', min_width=16)
-    shown = {heading: texts for heading, texts in columns.items() if any(texts)}
-    for heading in shown:
+    table.add_column('name', overflow='fold', min_width=NAME)
+    for heading in columns:
         table.add_column(heading, justify='left' if heading == 'type' else 'right', no_wrap=True)
-    for (name, _), *texts in zip(rows, *shown.values()):
+    for (name, _), *texts in zip(rows, *columns.values()):
         table.add_row(name, *texts)
     return table
+
+
+def _heading(alternative: str) -> str:
+    return '\n'.join(['MACs', *textwrap.wrap(alternative, 9)])
+
+
+def _width(column: tuple[str, Sequence[str]]) -> int:
+    """What a column takes of a line, with its frame."""
+    heading, texts = column
+    return 3 + max(map(len, (*heading.split('\n'), *texts)))
 
 
 def _short(number: int) -> str:

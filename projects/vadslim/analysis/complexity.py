@@ -334,24 +334,38 @@ def _names_of(model: nn.Module, counter: _Counter) -> Iterator[None]:
 
 @contextmanager
 def _opaque_functions(counter: _Counter) -> Iterator[None]:
-    """Watches custom autograd Functions: compiled kernels inside them do not pass the dispatcher."""
-    original = Function.__dict__['apply']
+    """Watches custom autograd Functions: compiled kernels inside them do not pass the dispatcher.
 
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        before = counter.seen, len(counter.samplings)
-        out = original.__get__(None, cls)(*args, **kwargs)
-        cost = kernel_cost(cls.__name__, args)
-        if cost is not None and len(counter.samplings) == before[1]:
-            counter.samplings.append(Sampling(counter.module, *cost))
-        elif before == (counter.seen, len(counter.samplings)) and _any_tensor(out):
-            counter.note(f'autograd function {cls.__name__}')
-        return out
+    Their ``forward`` is watched, not ``apply``, of which many a module keeps a reference from its import on.
+    """
 
-    Function.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
+    def watched(cls: type[Function], forward: Callable[..., Any]) -> Callable[..., Any]:
+        first = int(cls.setup_context is Function.setup_context)  # of the operands, after the context
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            before = counter.seen, len(counter.samplings)
+            out = forward(*args, **kwargs)
+            cost = kernel_cost(cls.__name__, args[first:])
+            if cost is not None and len(counter.samplings) == before[1]:
+                counter.samplings.append(Sampling(counter.module, *cost))
+            elif before == (counter.seen, len(counter.samplings)) and _any_tensor(out):
+                counter.note(f'autograd function {cls.__name__}')
+            return out
+
+        return call
+
+    originals = {cls: vars(cls)['forward'] for cls in _subclasses(Function) if 'forward' in vars(cls)}
     try:
+        for cls, original in originals.items():
+            cls.forward = staticmethod(watched(cls, getattr(original, '__func__', original)))
         yield
     finally:
-        Function.apply = original  # type: ignore[method-assign]
+        for cls, original in originals.items():
+            cls.forward = original
+
+
+def _subclasses(cls: Any) -> set[Any]:
+    return {below for child in cls.__subclasses__() for below in (child, *_subclasses(child))}
 
 
 def _any_tensor(out: Any) -> bool:

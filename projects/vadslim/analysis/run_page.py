@@ -42,8 +42,8 @@ def _cards(report: RunReport) -> Iterator[tuple[str, str, str]]:
 _PAGE = """{% extends 'page' %}
 {% from 'cells' import number, pairs, table %}
 {% macro part(value, whole, text) %}
-<td data-v="{{ value }}">{% if value %}{{ text }}<span class="bar"><i style="width: {{ (100 * value / whole) | round(1) if whole
- else 0 }}%; max-width: 100%"></i></span>{% endif %}</td>
+<td data-v="{{ value }}">{% if value %}{{ text }}<span class="bar"><i style="width:
+ {{ (100 * value / whole) | round(1) if whole else 0 }}%; max-width: 100%"></i></span>{% endif %}</td>
 {%- endmacro %}
 {% macro amount(value) %}{{ number(value or none) }}{%- endmacro %}
 {% block title %}{{ title }}, what it costs{% endblock %}

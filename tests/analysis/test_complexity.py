@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vadslim.analysis.complexity import SAMPLE_MACS, count
+from vadslim.analysis.complexity import count
+from vadslim.analysis.operators import SAMPLE_MACS
 
 
 class ConvNet(nn.Module):

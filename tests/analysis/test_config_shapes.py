@@ -6,10 +6,12 @@ import sys
 
 import pytest
 from hf_models import FILE
+from llm_files import LLAMA_3_8B, TINY, llama_shapes
 
 from vadslim.analysis import config_families
 from vadslim.analysis.config_families import Family
 from vadslim.analysis.config_shapes import tensors_of
+from vadslim.analysis.headers import HeaderError
 
 CASES = json.loads(FILE.read_text())
 

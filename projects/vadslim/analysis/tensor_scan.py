@@ -290,7 +290,8 @@ class _Count:
         if bits == 4:  # two in a byte, the first in its lower half, -0 is 8
             values = np.frombuffer(raw, 'u1')
             values = np.stack([values & 7, (values >> 4) & 7], 1).reshape(-1)
-            return values[piece.first % 2 :][: piece.span]
+            flat: np.ndarray = values[piece.first % 2 :][: piece.span]
+            return flat
         values = np.frombuffer(raw, f'<u{bits // 8}' if bits < 128 else 'c16', piece.span)
         if piece.span == math.prod(shape):
             return values

@@ -220,7 +220,9 @@ def summary(report: RunReport) -> Iterator[str]:
     yield f'MACs         {total.macs:,} (matrix products, convolutions, attention)'
     for name, alternative in report.alternatives.items():
         yield f'             {alternative.macs:,} {name}'
-    yield f'sampling     {total.sampling_macs:,} MACs of bilinear sampling beside these'
+    yield f'sampling     {total.sampling_macs:,} MACs of bilinear sampling, not among these'
+    for name, alternative in report.alternatives.items():
+        yield f'             {alternative.sampling_macs:,} {name}'
     yield f'activations  {total.activations:,}'
     if report.latency:
         yield f'latency      {total.ms:.1f} ms ({timing(report.latency)})'

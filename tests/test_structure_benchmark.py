@@ -30,7 +30,7 @@ def test_small_run(tool, tmp_path, monkeypatch, capsys):
     assert [row['case'] for row in rows] == list(tool.LIMITS)
     assert '100 s: pass, 1 MB: FAIL' in printed and printed.count('FAIL') == 1
     for row in rows:
-        assert len(row['seconds']) == 1 and 0 < row['cpu'][0] and 5 < row['megabytes'][0] < 200, row
+        assert len(row['seconds']) == 1 and row['cpu'][0] > 0 and 5 < row['megabytes'][0] < 200, row
 
 
 def test_a_command_that_fails(tool, tmp_path, capsys):

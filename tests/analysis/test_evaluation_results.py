@@ -148,6 +148,12 @@ def test_percent_is_percent(tmp_path):
     assert (values['ZS-PIQA (%)'], values['ZS-BoolQ (%)'], values[AVERAGE]) == (100, 0, 100)
 
 
+def test_accuracies_that_cannot_be(tmp_path):
+    values, notes = row_of(tmp_path, evaluation(zeroshot={'piqa': -0.1, 'boolq': 0.5}, avg_zeroshot_acc=math.inf))
+    assert (values['ZS-PIQA (%)'], values['ZS-BoolQ (%)'], values[AVERAGE]) == (None, 50, 50)
+    assert [line.count('not an accuracy') for line in notes] == [1, 1, 0]
+
+
 @pytest.mark.parametrize('part', ['model_info', 'ppl', 'zeroshot', 'efficiency'])
 def test_a_part_that_is_missing(tmp_path, part):
     for absent in (None, {}):
@@ -273,11 +279,12 @@ def test_swapped_roles_are_noticed(tmp_path):
     assert len(notes) == 1 and 'swapped' in notes[0]
 
 
+HUGE = '{"layers": [{"layer_idx": 0, "total": {"original": 1e-300, "pruned": 1e300}}]}'
 TWICE = '{"layers": [{"layer_idx": 1, "total": {"reduction_ratio": 0.5}}, {"total": {"reduction_ratio": 0.5}}]}'
 
 
 @pytest.mark.parametrize(
-    'text', ['{', '{"layers": []}', '{"layers": [{"layer_idx": 0}]}', '{"layers": 3}', '[]', TWICE]
+    'text', ['{', '{"layers": []}', '{"layers": [{"layer_idx": 0}]}', '{"layers": 3}', '[]', TWICE, HUGE]
 )
 def test_a_broken_comparison_is_said_and_the_next_is_read(tmp_path, text):
     folder = write(tmp_path / 'x', evaluation(), [0.01, 1], 'pruning_comparison.txt')

@@ -121,6 +121,7 @@ def test_mistakes(tmp_path, models, table):
             '--output',
             tmp_path / 'file' / 't.csv',
         ): f'error: --output {tmp_path}/file/t.csv: {tmp_path}/file is no folder',
+        ('--output', '/dev/null'): 'error: --output /dev/null: is no ordinary file',
         ('--output', source): f'error: --output {source}: is one of the files that the table is made from',
         (): 'error: the following arguments are required: --output (see --help)',
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,8 +51,9 @@ def _run(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.decimal_places is not None and options.decimal_places > MOST_PLACES:
         raise UserError(f'--decimal_places {options.decimal_places}: at most {MOST_PLACES}')
-    if options.output.is_dir():
-        raise UserError(f'--output {options.output}: is a folder')
+    if options.output.exists() and not options.output.is_file():
+        what = 'is a folder' if options.output.is_dir() else 'is no ordinary file'
+        raise UserError(f'--output {options.output}: {what}')
     kind = _format(options.output, options.format)
     results = read_results(options.result_dir)
     for line in results.notes:
@@ -118,7 +118,7 @@ def print_summary(rows: Sequence[Row], places: int | None = None) -> None:
     for column in (column for column in COLUMNS if column.name in (*PPL, AVERAGE, STD)):
         values = [value for row in rows if isinstance(value := row.values.get(column.name), float)]
         finite = [value for value in values if math.isfinite(value)]
-        numbers = [min(finite), max(finite), statistics.fmean(finite)] if finite else [None] * 3
+        numbers = [min(finite), max(finite), sum(value / len(finite) for value in finite)] if finite else [None] * 3
         count = str(len(finite)) + (f' ({len(values) - len(finite)} infinite)' if len(finite) < len(values) else '')
         spread.add_row(column.name, count, *(cell_text(number, column, places) for number in numbers))
     console = Console(width=None if sys.stdout.isatty() else 100)

@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from pathlib import Path
 
 import pytest
 from evaluations import DENSE_LAYER, GUIDE, TASKS, comparison, evaluation, write, write_guide
@@ -210,6 +211,30 @@ def test_a_broken_evaluation_is_said_and_the_others_are_read(tmp_path, text):
     found = read_results(tmp_path)
     assert [row.name for row in found.rows] == ['good']
     assert len(found.problems) == 1 and found.problems[0].startswith(f'{path}: ')
+
+
+def test_what_the_system_does_not_let_be_read(tmp_path, monkeypatch):
+    models = tmp_path / 'models'
+    for name in ('a', 'b'):
+        write(models / name, evaluation(), [0.01, 1])
+    refused = {
+        models / 'a' / 'analysis' / 'pruning_comparison.json',
+        models / 'b' / 'evaluation' / 'evaluation_results.json',
+    }
+    plain = Path.open
+
+    def refuse(path, *arguments, **options):
+        if path in refused:
+            raise PermissionError(13, 'Permission denied', str(path))
+        return plain(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, 'open', refuse)
+    found = read_results(models)
+    assert [(row.name, STD in row.values) for row in found.rows] == [('a', False)]
+    assert [line.partition('models/')[2] for line in found.problems] == [
+        'a/analysis/pruning_comparison.json: cannot be read: Permission denied',
+        'b/evaluation/evaluation_results.json: cannot be read: Permission denied',
+    ]
 
 
 def test_a_mark_of_byte_order_is_no_error(tmp_path):

@@ -120,13 +120,17 @@ def read_results(folder: StrPath) -> Results:
                 results.notes.append(f'{place}: left out, it has no {EVALUATIONS[0]}')
             else:
                 results.rows.append(_row(name, place, path, results))
-        except OSError as error:
-            results.problems.append(f'{error.filename or place}: cannot be read: {error.strerror}')
-        except UserError as error:
-            results.problems.append(str(error))
+        except (OSError, UserError) as error:
+            results.problems.append(_problem(error, place))
     results.rows.sort(key=lambda row: (-_size(row), row.name))
     results.notes = list(dict.fromkeys(results.notes))
     return results
+
+
+def _problem(error: OSError | UserError, path: Path) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    return f'{error.filename or path}: cannot be read: {error.strerror}'
 
 
 def _evaluation(folder: Path) -> Path | None:
@@ -144,12 +148,12 @@ def _row(name: str, folder: Path, path: Path, results: Results) -> Row:
         raise UserError(f'{path}: has no metrics')
     values = {SIZE: None, **_model(metrics), **_ppl(metrics), **_zeroshot(metrics), **_efficiency(metrics)}
     for file in (folder / 'analysis' / name for name in COMPARISONS):
-        if not file.is_file():
-            continue
         try:
+            if not file.is_file():
+                continue
             kept = _kept_of_text(file) if file.suffix == '.txt' else _kept_of_json(file, results.notes)
-        except UserError as error:
-            results.problems.append(str(error))
+        except (OSError, UserError) as error:
+            results.problems.append(_problem(error, file))
             continue
         if max(kept.values()) > 1:
             results.notes.append(f'{file}: layers have grown; were original and pruned model swapped?')

@@ -24,6 +24,8 @@ from vadslim.analysis.structure_command import (
     reading_of,
     write_files,
 )
+from vadslim.analysis.structure_page import render_page
+from vadslim.analysis.structure_summary import summarize, to_merged_json
 from vadslim.analysis.structure_text import structure_summary
 from vadslim.cli import Parser, UserError, at_least, run, say
 
@@ -65,16 +67,13 @@ def _run(argv: Sequence[str]) -> int:
         structures[path.name] = found
         results[path.name] = {'status': 'success'}
         say(f'✓ {path.name}: {found[0]["total_params"]:,} parameters' + _lost(found[1]))
-    now = datetime.now().isoformat()
-    files = {
-        'batch_analysis_results.json': as_json(
-            {'timestamp': now, 'base_model': options.base_model, 'device': options.device, 'results': results}
-        )
-    }
+    now = datetime.now()
+    about = {'timestamp': now.isoformat(), 'base_model': options.base_model, 'device': options.device}
+    files: dict[str, str | bytes] = {'batch_analysis_results.json': as_json({**about, 'results': results})}
     if options.merge_results:
-        rows = [_row(name, *found) for name, found in structures.items()]
-        files['models_summary.json'] = as_json({'timestamp': now, 'models_dir': str(folder), 'models': rows})
-        files['models.html'] = _page(structures)
+        rows = [summarize(name, *found) for name, found in structures.items()]
+        files['models_summary.json'] = as_json(to_merged_json(rows, str(folder), now))
+        files['models.html'] = render_page(rows)
     write_files(out, files)
     failed = sum(result['status'] == 'error' for result in results.values())
     say(f'{len(structures)} of {len(models)} models analysed; written to {out}: {", ".join(files)}')
@@ -163,25 +162,3 @@ def _each(work: Any, models: Sequence[Path], workers: int | None, reading: Readi
 
 def _lost(comparison: dict[str, Any] | None) -> str:
     return f', {comparison["total_params"]["reduction_ratio"]:.2%} removed' if comparison else ''
-
-
-def _row(name: str, model: Model, comparison: dict[str, Any] | None) -> dict[str, Any]:
-    """A line of ``models_summary.json``."""
-    total = (comparison or {}).get('total_params')
-    pruning = {'original_params': total['original'], 'pruned_params': total['pruned']} if total else {}
-    return {
-        'name': name,
-        'total_params': model['total_params'],
-        'num_layers': model['layer_summary']['num_layers'],
-        'layer_params': model['layer_summary']['total_layer_params'],
-        'embedding_params': model['embedding_params'],
-        'lm_head_params': model['lm_head_params'],
-        **({'pruning': {**pruning, 'reduction_ratio': total['reduction_ratio']}} if total else {}),
-    }
-
-
-def _page(structures: dict[str, tuple[Model, dict[str, Any] | None]]) -> str:
-    from vadslim.analysis.structure_page import page_of
-
-    page: str = page_of(structures)
-    return page

@@ -14,8 +14,8 @@ A template has a line for each parameter, indented under the prefix of its block
 
 Numbers are words that ``NUMBERS`` and the family's own table explain, each by its keys in ``config.json``:
 
-- ``key`` must be there, ``key/other`` is the first of them that is there;
-- ``key=X``: X where it is missing or null; ``key=X|Y``: X where it is missing, Y where it is null;
+- ``key`` must be there; ``key/other`` are two names of it;
+- ``key=X``: X where it is missing, also where it is null if X is no number; ``key=X|Y``: Y where it is null;
 - ``=X`` is computed from words before it;
 - ``?key`` is true or false; ``#key`` may be a table, whose entries are counted;
 - a number is itself.
@@ -153,8 +153,8 @@ model.layers.{layers}:
     self_attn.k_proj.weight              kv_heads*width hidden  +1
     self_attn.v_proj.weight              kv_heads*width hidden  +1
     self_attn.dense.weight               hidden heads*width     +1
-    self_attn.q_layernorm.weight         width                  +1 ?qk_norm
-    self_attn.k_layernorm.weight         width                  +1 ?qk_norm
+    self_attn.q_layernorm.weight         hidden/heads           +1 ?qk_norm
+    self_attn.k_layernorm.weight         hidden/heads           +1 ?qk_norm
     mlp.fc1.weight                       middle hidden          +1
     mlp.fc2.weight                       hidden middle          +1
     input_layernorm.weight               hidden                 +1
@@ -265,10 +265,10 @@ vit.embeddings.cls_token                 1 1 hidden
 vit.embeddings.position_embeddings       1 size/patch*size/patch+1 hidden
 vit.embeddings.patch_embeddings.projection.weight  hidden channels patch patch  +1
 vit.encoder.layer.{layers}:
-    attention.attention.query.weight     hidden hidden          +bias
-    attention.attention.key.weight       hidden hidden          +bias
-    attention.attention.value.weight     hidden hidden          +bias
-    attention.output.dense.weight        hidden hidden          +1
+    attention.attention.query.weight     heads*width hidden     +bias
+    attention.attention.key.weight       heads*width hidden     +bias
+    attention.attention.value.weight     heads*width hidden     +bias
+    attention.output.dense.weight        hidden heads*width     +1
     intermediate.dense.weight            middle hidden          +1
     output.dense.weight                  hidden middle          +1
     layernorm_before.weight              hidden                 +1
@@ -277,16 +277,19 @@ vit.layernorm.weight                     hidden                 +1
 vit.pooler.dense.weight                  pooled hidden  +1      @Model
 classifier.weight                        labels hidden  +1      @ForImageClassification
 """
+_SPLIT: Numbers = {'width': '=hidden/heads'}  # which must be a whole number, though no shape tells it
 _BERT_NUMBERS: Numbers = {
+    **_SPLIT,
     'middle': 'intermediate_size',
     'positions': 'max_position_embeddings',
     'types': 'type_vocab_size=2',
     **_TIED,
 }
 _GPT_NUMBERS: Numbers = {
-    'hidden': 'n_embd/n_embed/hidden_size',
+    'hidden': 'n_embd/hidden_size',
     'layers': 'n_layer/num_hidden_layers',
     'heads': 'n_head/num_attention_heads',
+    **_SPLIT,
     **_TIED,
 }
 _NO_CROSS = {'add_cross_attention': False}
@@ -330,13 +333,14 @@ FAMILIES = {
         _NO_CROSS,
     ),
     'gpt_neox': Family(
-        'GPTNeoX', _GPT_NEOX, {'middle': 'intermediate_size', 'bias': '?attention_bias=1'}, base='gpt_neox.'
+        'GPTNeoX', _GPT_NEOX, {**_SPLIT, 'middle': 'intermediate_size', 'bias': '?attention_bias=1'}, base='gpt_neox.'
     ),
-    'bloom': Family('Bloom', _BLOOM, _GPT_NUMBERS, base='transformer.'),
+    'bloom': Family('Bloom', _BLOOM, {**_GPT_NUMBERS, 'hidden': 'n_embed/hidden_size'}, base='transformer.'),
     'opt': Family(
         'OPT',
         _OPT,
         {
+            **_SPLIT,
             'middle': 'ffn_dim',
             'word': 'word_embed_proj_dim=hidden',
             'positions': 'max_position_embeddings',
@@ -354,6 +358,7 @@ FAMILIES = {
         _VIT,
         {
             'vocab': 0,
+            'width': 'head_dim=hidden/heads',
             'middle': 'intermediate_size',
             'size': 'image_size=224',
             'patch': 'patch_size=16',

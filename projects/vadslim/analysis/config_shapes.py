@@ -6,6 +6,7 @@ Nothing is built, and nothing but the standard library is needed; what is known 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -42,14 +43,14 @@ def tensors_of(config: Mapping[str, Any], path: StrPath = 'config.json') -> dict
     tensors: dict[str, Entry] = {}
     for prefix, lines in _blocks(family.template):
         rows = [row for line in lines for row in _rows(line, end, numbers)]
+        if sum(numbers.count_runs(prefix + name) for name, *_ in rows) > _MOST_TENSORS:
+            raise HeaderError(f'{path}: describes more than {_MOST_TENSORS:,} tensors')
         for start in numbers.runs(prefix):
             for name, shape, tied in rows:
                 for full in numbers.runs(start + name):
                     full = full.removeprefix(family.base) if end == 'Model' else full
                     storage = tied if tied and numbers['tied'] else full
                     tensors[full] = Entry(shape, dtype, (str(path), storage, 0))
-                if len(tensors) > _MOST_TENSORS:
-                    raise HeaderError(f'{path}: describes more than {_MOST_TENSORS:,} tensors')
     return tensors
 
 
@@ -139,16 +140,18 @@ class _Numbers(dict[str, int]):
         keys, _, default = source.lstrip('?#').partition('=')
         if not keys:
             return self.compute(default)
-        names = [key for key in keys.split('/') if key in self.config]
-        key = next((key for key in names if self.config[key] is not None), None)
-        if key is None:
+        found = {key: self.config[key] for key in keys.split('/') if key in self.config}
+        given = {key: value for key, value in found.items() if value is not None}
+        if not given:
             missing, _, null = default.partition('|')
-            default = (null or missing) if names else missing
-            if not default:
-                name = names[0] if names else keys.replace('/', ' or ')
-                raise HeaderError(f'{self.path}: {"null is no value of" if names else "has no"} {name}')
-            return self.compute(default)
-        value = self.config[key]
+            if found and missing.isdecimal() and not null:
+                raise HeaderError(f'{self.path}: {next(iter(found))} is null')
+            if not missing:
+                raise HeaderError(f'{self.path}: has no {keys.replace("/", " or ")}')
+            return self.compute(null if found and null else missing)
+        key, value = next(iter(given.items()))
+        if any(other != value for other in given.values()):
+            raise HeaderError(f'{self.path}: {" and ".join(given)} say the same thing, but they differ')
         if source[0] == '#' and isinstance(value, dict):
             value = len(value)
         if source[0] == '?' and type(value) is not bool:
@@ -169,6 +172,10 @@ class _Numbers(dict[str, int]):
                 value = value // factor if operator == '/' else value * factor
             total += -value if sign == '-' else value
         return total
+
+    def count_runs(self, name: str) -> int:
+        """How many names ``runs`` gives."""
+        return math.prod(self[word] for word in re.findall(r'\{(\w+)\}', name))
 
     def runs(self, name: str) -> Iterator[str]:
         """A name with all its numbers: ``h.{layers}`` is ``h.0``, ``h.1`` ..."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vadslim.analysis.model_comparison import mark_of
 from vadslim.analysis.numbers import human
+from vadslim.analysis.structure_summary import ranges
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +19,7 @@ _OUTSIDE = ('embedding', 'lm_head', 'norm', 'conv', 'attention', 'mlp', 'other')
 
 def print_model(model: Data, console: Console) -> None:
     """Prints one model: totals, and its layers, equal neighbours in one row."""
-    rows = [('layers', model['layer_summary']['total_layer_params'])]
+    rows = [('layers', model['layer_summary']['total_layer_params'])] if model['layers'] else []
     rows += [(name.replace('_', ' '), model[f'{name}_params']) for name in _OUTSIDE if model.get(f'{name}_params')]
     total = model['total_params']
     table = _table(
@@ -98,7 +99,7 @@ def print_comparison(comparison: Data, console: Console) -> None:
     for key, what in (('zero', 'empty or gone'), ('heavy', 'more than 80 % removed'), ('light', 'less than 20 %')):
         found = comparison[f'{key}_layers']
         if found and len(found) < len(comparison['layers']):
-            _say(console, f'{what}: {_ranges(found)}')
+            _say(console, f'{what}: {ranges(found)}')
 
 
 def _print_zeros(model: Data, console: Console) -> None:
@@ -125,17 +126,6 @@ def _runs(layers: Sequence[Data], cells: Callable[[Data], tuple[str, ...]]) -> l
     return [
         (f'{stack}.{first}'.lstrip('.') + (f'-{last}' if last > first else ''), row) for stack, first, last, row in rows
     ]
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """[1, 2, 3, 7] -> '1-3, 7'."""
-    found: list[list[int]] = []
-    for number in numbers:
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    return ', '.join(f'{first}-{last}' if last > first else str(first) for first, last in found)
 
 
 def _table(title: str, console: Console) -> Any:

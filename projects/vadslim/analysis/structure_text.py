@@ -125,7 +125,13 @@ def pruning_summary_by_layer(comparison: Data) -> str:
     """``pruning_summary_by_layer.txt``: what each layer has lost. A group is a key/value head and its queries."""
     rule = '=' * 80
     columns = ('Attention', 'MLP', 'Total')
-    lines = [rule, '各层剪枝统计摘要', rule, '', 'Layer'.ljust(8) + ''.join(name.ljust(20) for name in columns)]
+    lines = [
+        rule,
+        '各层剪枝统计摘要',
+        rule,
+        '',
+        ('Layer'.ljust(8) + ''.join(name.ljust(20) for name in columns)).rstrip(),
+    ]
     groups = params = 0
     for layer in comparison['layers']:
         if layer['total']['reduced'] <= 0:

@@ -21,7 +21,7 @@ def tool(monkeypatch):
 
 
 def test_small_run(tool, tmp_path, monkeypatch, capsys):
-    limits = {case: (100.0, 200.0) for case in tool.LIMITS}  # seconds, for a machine that does something else
+    limits = dict.fromkeys(tool.LIMITS, (100.0, 200.0))  # seconds, for a machine that does something else
     monkeypatch.setattr(tool, 'LIMITS', {**limits, 'python -c pass': (100.0, 1.0)})
     output = tmp_path / 'numbers.json'
     arguments = ['--runs', '1', '--models', '2', '--results', '2', '--output', str(output)]

@@ -161,14 +161,26 @@ class Evil:
 
 @pytest.mark.parametrize('legacy', [False, True])
 def test_nothing_is_executed(tmp_path, legacy):
-    """What a file would run is a stand-in; its tensors are read all the same."""
+    """What only an attack has is refused; other calls are stand-ins, and the tensors are read all the same."""
     mark = tmp_path / 'mark'
     code = f'open({str(mark)!r}, "w")'
-    bad = [Evil(exec, (code,)), Evil(eval, (code,)), Evil(__import__('os').system, (f'touch {mark}',))]
-    bad += [Evil(getattr, ('a', 'b')), Evil(subprocess.Popen, (['touch', str(mark)],)), Evil(bytearray, (10**15,))]
-    torch.save({'a': torch.ones(2), 'bad': bad}, tmp_path / 'x.pth', _use_new_zipfile_serialization=not legacy)
-    headers = read_headers(tmp_path / 'x.pth')
-    assert list(headers.tensors) == ['a'] and 'builtins.exec' in headers.classes
+    attacks = {
+        'builtins.exec': (exec, code),
+        'builtins.eval': (eval, code),
+        'posix.system': (__import__('os').system, f'touch {mark}'),
+        '(subprocess|commands).Popen': (subprocess.Popen, ['touch', str(mark)]),
+        'runpy.run_path': (__import__('runpy').run_path, str(mark)),
+    }
+    path = tmp_path / 'x.pth'
+    for name, (function, argument) in attacks.items():
+        saved = {'a': torch.ones(2), 'bad': [Evil(function, (argument,))]}
+        torch.save(saved, path, _use_new_zipfile_serialization=not legacy)
+        with pytest.raises(HeaderError, match=f'its pickle names {name}, which no model needs'):
+            read_headers(path)
+    odd = [Evil(getattr, ('a', 'b')), Evil(bytearray, (10**15,)), Evil(print, (code,))]
+    torch.save({'a': torch.ones(2), 'odd': odd}, path, _use_new_zipfile_serialization=not legacy)
+    headers = read_headers(path)
+    assert list(headers.tensors) == ['a'] and 'builtins.print' in headers.classes
     assert not mark.exists()
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from llm_files import SHORTGPT_7, TINY, write_llama, write_safetensors
 
-from vadslim.analysis.structure_command import main
+from vadslim.model_analysis import main
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -128,6 +128,8 @@ def complaint(argv, capsys):
 def test_what_can_go_wrong(pair, tmp_path, capsys):
     model = str(pair[0])
     assert '--model_path' in complaint([], capsys)
+    assert '--latency goes with --config' in complaint(['--model_path', model, '--latency'], capsys)
+    assert '--count-zeros goes without' in complaint(['--model_path', model, '--config', 'x', '--count-zeros'], capsys)
     assert 'unrecognized arguments: --modle' in complaint(['--model_path', model, '--modle'], capsys)
     assert 'no such file' in complaint(['--model_path', str(tmp_path / 'none')], capsys)
     assert 'PATTERN=PART with one of attention, mlp' in complaint(['--model_path', model, '--part', 'x=y'], capsys)
@@ -136,7 +138,7 @@ def test_what_can_go_wrong(pair, tmp_path, capsys):
     assert 'empty (0 bytes)' in complaint(['--model_path', str(empty)], capsys)
     file = tmp_path / 'file'
     file.touch()
-    assert 'cannot be written' in complaint(['--model_path', model, '--output_dir', str(file)], capsys)
+    assert 'is a file; a folder' in complaint(['--model_path', model, '--output_dir', str(file)], capsys)
     hollow = write_llama(tmp_path / 'hollow', TINY, shards=0)
     assert 'no weights' in complaint(['--model_path', str(hollow), '--count-zeros'], capsys)
 
@@ -149,8 +151,9 @@ def test_header_path_is_light(tmp_path):
     big, short = write_llama(tmp_path / 'big'), write_llama(tmp_path / 'short', layers=SHORTGPT_7)
     lines = (
         'import sys',
-        'from vadslim.analysis import batch_command, structure_command',
-        f'assert structure_command.main(["--model_path", {str(short)!r}, "--compare_with", {str(big)!r}]) == 0',
+        'from vadslim import model_analysis',
+        'from vadslim.analysis import batch_command',
+        f'assert model_analysis.main(["--model_path", {str(short)!r}, "--compare_with", {str(big)!r}]) == 0',
         f'words = ["--models_dir", {str(tmp_path)!r}, "--base_model", {str(big)!r}, "--output_dir", {str(tmp_path)!r}]',
         'assert batch_command.main([*words, "--merge_results"]) == 0',
         f'found = [name for name in {HEAVY!r} if name in sys.modules]',

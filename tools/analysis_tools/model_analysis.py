@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Says what a checkpoint holds, and what it has lost against the model it was pruned from; see ``--help``."""
+"""Says what a checkpoint holds, and what it has lost against the model it was pruned from, or costs; see ``--help``."""
 
 import sys
 
-from vadslim.analysis.structure_command import main
+from vadslim.model_analysis import main
 
 if __name__ == '__main__':
     sys.exit(main())

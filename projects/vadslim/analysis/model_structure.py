@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vadslim.analysis.headers import Entry, Headers
+from vadslim.analysis.headers import Entry, HeaderError, Headers
 from vadslim.analysis.layer_parts import PARTS, PartTable, is_buffer, role_of
 from vadslim.analysis.layer_stacks import MOST_LAYERS, Stack, find_stacks
 
@@ -214,8 +214,10 @@ def _tensors(headers: Headers) -> Mapping[str, Entry]:
         return headers.tensors
     from vadslim.analysis.config_shapes import tensors_of
 
-    found: dict[str, Entry] = tensors_of(headers.config)
-    return found
+    try:
+        return tensors_of(headers.config)
+    except HeaderError as error:
+        raise HeaderError(f'{headers.path / str(error)}') from None  # its message begins with config.json
 
 
 def _stripped(tensors: Mapping[str, Entry]) -> tuple[Mapping[str, Entry], str]:

@@ -132,6 +132,14 @@ _PARTS = (
     'state_dict_ema', 'model_ema',
 )  # fmt: skip
 
+#: modules by which pickles run commands, and functions of Python. Not ``getattr``: MMEngine's checkpoints have it.
+_ATTACKS = {
+    'os', 'posix', 'nt', 'subprocess', 'commands', 'popen2', 'sys', 'pty', 'runpy', 'shutil', 'socket', 'ctypes',
+    'importlib', 'imp', 'pkgutil', 'webbrowser', 'code', 'codeop', 'timeit', 'pdb', 'bdb', 'cProfile', 'profile',
+    'trace', 'asyncio', 'signal', 'http', 'urllib', 'httplib', 'ftplib', 'smtplib', 'requests', 'pip',
+}  # fmt: skip
+_ATTACKING_BUILTINS = {'eval', 'exec', 'execfile', 'compile', 'open', 'input', 'apply', '__import__', 'breakpoint'}
+
 
 def _of_content(
     path: Path, kind: str, content: Any, reader: Reader, starts: Mapping[str, int | None], big: bool = False
@@ -157,7 +165,16 @@ def _of_content(
         raise HeaderError(f'{path}: holds no tensors; it holds {held or "something else"}')
     meta = meta if isinstance(meta, dict) else {}
     classes = tuple(name for name in reader.names if name not in BUILD)
+    attack = next(filter(_runs_code, classes), None)
+    if attack:
+        raise HeaderError(f'{path}: its pickle names {attack:.60}, which no model needs: refused, and nothing run')
     return Headers(path, kind, tensors, None, meta, [path], classes, big)
+
+
+def _runs_code(name: str) -> bool:
+    """Whether a name is there to attack whoever loads the file: nothing that saves a model writes it."""
+    module, _, function = name.partition('.')
+    return module in _ATTACKS or (module == 'builtins' and function in _ATTACKING_BUILTINS)
 
 
 def _model(content: Any) -> Any:

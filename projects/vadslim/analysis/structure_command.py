@@ -1,4 +1,4 @@
-"""``model_analysis.py``: what a checkpoint holds, and what it has lost; from headers, with nothing loaded or run."""
+"""``model_analysis.py`` of files: what a checkpoint holds and what it has lost, with nothing loaded or run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vadslim.analysis.structure_page import render_page
 from vadslim.analysis.structure_summary import summarize
 from vadslim.analysis.structure_tables import print_comparison, print_model
 from vadslim.analysis.structure_text import pruning_comparison, pruning_summary_by_layer, structure_summary
-from vadslim.cli import Parser, UserError, run, say
+from vadslim.cli import Parser, UserError, say
 from vadslim.files import atomic_write
 
 WIDTH = 160  # of tables that no terminal breaks
@@ -39,12 +39,8 @@ class Reading(NamedTuple):
     table: PartTable = PartTable()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code."""
-    return run(_run, argv)
-
-
-def _run(argv: Sequence[str]) -> int:
+def make_parser() -> Parser:
+    """The command's arguments, as :func:`analyse_files` takes them."""
     parser = Parser(
         prog='model_analysis.py',
         description='Says what a checkpoint holds, and what it has lost against the model it was pruned from. Reads '
@@ -52,7 +48,7 @@ def _run(argv: Sequence[str]) -> int:
         epilog=EPILOG,
     )
     add = parser.add_argument
-    add('--model_path', '--model-path', '--pruned', metavar='MODEL', required=True, help=f'the model: {MODEL_HELP}')
+    add('--model_path', '--model-path', '--pruned', metavar='MODEL', help=f'the model: {MODEL_HELP}')
     add('--compare_with', '--compare-with', '--original', metavar='MODEL', help='the model that it was pruned from')
     add('--output_dir', '--output-dir', metavar='DIR', help="where files go (analysis/ in the model's folder)")
     add('--model_name', '--model-name', metavar='NAME', help="what to call the model (its file's or folder's name)")
@@ -62,7 +58,21 @@ def _run(argv: Sequence[str]) -> int:
     add('--verbose', action='store_true', help=argparse.SUPPRESS)  # is the default
     add('--save_json', '--save-json', action='store_true', help=argparse.SUPPRESS)  # is always done
     add_reading_options(parser)
-    options = parser.parse_args(argv)
+    return parser
+
+
+def analyse_files(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Reads one model or two, writes and prints what they hold.
+
+    Args:
+        options: of :func:`make_parser`.
+        argv: what they were read from: says which names the models were given.
+
+    Returns:
+        The exit code.
+    """
+    if not options.model_path:
+        raise UserError('the following arguments are required: --model_path (see --help)')
     reading = reading_of(options)
     base = read_model(options.compare_with, reading, options.compare_name) if options.compare_with else None
     model = read_model(options.model_path, reading, options.model_name, base)
@@ -170,6 +180,8 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
         for name, content in files.items():
             with atomic_write(folder / name, 'wb' if isinstance(content, bytes) else 'w') as file:
                 file.write(content)
+    except FileExistsError:
+        raise UserError(f'{folder}: is a file; a folder is needed here') from None
     except OSError as error:
         raise UserError(f'{error.filename or folder}: cannot be written: {error.strerror or error}') from error
 

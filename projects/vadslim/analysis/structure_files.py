@@ -40,7 +40,7 @@ def read_structure(data: Any) -> dict[str, Any]:
     """What ``model_structure.json`` tells.
 
     Returns:
-        params, zero_layers, layers, about, size_bytes, sparsity, as ``structure_summary`` has them.
+        params, zero_layers, layers, about, size_bytes, sparsity, unit_sparsity, as ``structure_summary`` has them.
 
     Raises:
         ValueError: it is something else; one line.
@@ -64,20 +64,14 @@ def read_structure(data: Any) -> dict[str, Any]:
     }
     if 'size_bytes' in data:
         found['size_bytes'] = _count(data, 'size_bytes')
-    counted = [layer.pop('counted') for layer in layers]
-    elements = sum(pair[0] for pair in counted)
-    if elements:
-        found['sparsity'] = sum(pair[1] for pair in counted) / elements
+    found['sparsity'], found['unit_sparsity'] = _sparsity(data)
     return found
 
 
 def _structure_layer(layer: Data, where: str) -> dict[str, Any]:
     total, norm = _count(layer, 'total', where), _count(layer, 'norm', where)
     attention, mlp = (_count(_object(layer, key, where), 'total', where, f'{key}.') for key in ('attention', 'mlp'))
-    elements = zeros = 0
-    if 'zeros' in layer:
-        found = _object(layer, 'zeros', where)
-        elements, zeros = (_count(found, key, where, 'zeros.') for key in ('elements', 'zeros'))
+    sparsity, unit_sparsity = _sparsity(layer, where)
     return {
         'layer_idx': int(layer['layer_idx']),
         'name': printable(layer.get('name')),
@@ -90,8 +84,8 @@ def _structure_layer(layer: Data, where: str) -> dict[str, Any]:
         'ratio': None,
         'attention_ratio': None,
         'mlp_ratio': None,
-        'sparsity': zeros / elements if elements else None,
-        'counted': (elements, zeros),
+        'sparsity': sparsity,
+        'unit_sparsity': unit_sparsity,
     }
 
 
@@ -156,6 +150,7 @@ def _compared_layer(layer: Data, where: str) -> dict[str, Any]:
         'attention_ratio': _ratio(attention) if attention[0] else None,
         'mlp_ratio': _ratio(mlp) if mlp[0] else None,
         'sparsity': None,
+        'unit_sparsity': None,
         'before': total[0],
     }
 
@@ -177,6 +172,17 @@ def _not_listed(params: int, listed: Sequence[int]) -> int | None:
     return params // size if params > 0 and size == min(listed, default=0) > 0 == params % size else None
 
 
+def _sparsity(data: Data, where: str = '') -> tuple[float | None, float | None]:
+    """The fractions of zeros and of units that are all zeros, where they were counted."""
+    if 'zeros' not in data:
+        return None, None
+    found = _object(data, 'zeros', where)
+    pairs = (('elements', 'zeros'), ('units', 'zero_units'))
+    counts = [[_count(found, key, where, 'zeros.') for key in pair] for pair in pairs]
+    elements, units = (zeros / all_ if all_ else None for all_, zeros in counts)
+    return elements, units
+
+
 def _about(data: Data) -> dict[str, str]:
     """What else a structure says of its model, for people."""
     found = {key: printable(data.get(key)) for key in ('model_name', 'path', 'kind')}
@@ -186,6 +192,10 @@ def _about(data: Data) -> dict[str, str]:
         found['stacks'] = ', '.join(f'{printable(s.get("name"))} ({reprlib.repr(s.get("num_layers"))})' for s in known)
     if isinstance(tied, list):
         found['tied'] = ', '.join(printable(name) for name in tied[:20])
+    zeros = data.get('zeros')
+    wrong = zeros.get('nonfinite') if isinstance(zeros, Mapping) else None
+    if isinstance(wrong, Mapping):
+        found['values_not_finite'] = ', '.join(printable(name) for name in list(wrong)[:20])
     return {key: value for key, value in found.items() if value}
 
 

@@ -49,13 +49,14 @@ COLUMNS: dict[str, tuple[Callable[[Model], Number], Callable[[float], str]]] = {
     'bytes': (lambda model: model.get('size_bytes'), lambda value: human(value, 'B')),
     'removed %': (_removed, '{:.2f}'.format),
     'layers': (layers_of, str),
-    'layers gone': (lambda model: model['removed_layers'], str),
-    'layers empty': (_empty, str),
-    'layers heavy': (_amount('heavy_layers'), str),
-    'layers light': (_amount('light_layers'), str),
+    'gone': (lambda model: model['removed_layers'], str),
+    'empty': (_empty, str),
+    'heavy': (_amount('heavy_layers'), str),
+    'light': (_amount('light_layers'), str),
     'attention %': (_share('attention'), '{:.1f}'.format),
     'MLP %': (_share('mlp'), '{:.1f}'.format),
     'zeros %': (_percent('sparsity'), '{:.1f}'.format),
+    'zero units %': (_percent('unit_sparsity'), '{:.1f}'.format),
 }
 
 
@@ -94,6 +95,7 @@ def render_page(models: Sequence[Model], title: str = '') -> str:
         maps=[(name, Markup(_map(compared, key, width))) for key, name in PANELS.items()] if width else [],
         width=width,
         missing=len(models) - len(compared),
+        unplaced=any(_not_listed(model) for _, model in compared),
         details=[(model['name'], _line(model), _about(model), Markup(_layers(model))) for model in models],
         heavy=f'{HEAVY:.0%}',
         light=f'{LIGHT:.0%}',
@@ -154,17 +156,17 @@ def _map(models: Sequence[tuple[int, Model]], key: str, width: int) -> str:
         cells = [''] * width
         for layer in model['layers']:
             shade = _shade(layer, key)
-            text = _whole(layer[key]) if shade else ''
-            cells[layer['layer_idx']] = f'<td class={shade}>{text}</td>' if shade else '<td></td>'
+            if shade:
+                cells[layer['layer_idx']] = f'<td class={shade}>{0 if shade == "z" else _whole(layer[key])}</td>'
         name = f'<tr><th scope=row class=name><a href="#m{number}">{_breakable(model["name"])}</a></th>'
         rows.append(name + ''.join(cell or '<td></td>' for cell in cells) + '</tr>')
     return '\n'.join(rows)
 
 
-def _whole(ratio: float) -> str:
+def _whole(ratio: float) -> int:
     """What is left, in whole per cent; 0 and 100 are exact."""
     kept = 100 * (1 - ratio)
-    return str(min(99, max(1, round(kept))) if 0 < kept < 100 else round(kept))
+    return min(99, max(1, round(kept))) if 0 < kept < 100 else round(kept)
 
 
 def _breakable(name: str) -> str:
@@ -199,7 +201,8 @@ def _about(model: Model) -> list[tuple[str, str]]:
 def _layers(model: Model) -> str:
     """The table of a model's layers."""
     layers = model['layers']
-    heads = [name for name in ('layer_idx', 'name', *PARTS, *PANELS, 'sparsity') if _is_shown(layers, name)]
+    known = ('layer_idx', 'name', *PARTS, *PANELS, 'sparsity', 'unit_sparsity')
+    heads = [name for name in known if _is_shown(layers, name)]
     words = {
         'layer_idx': 'layer',
         **PARTS,
@@ -207,9 +210,12 @@ def _layers(model: Model) -> str:
         'attention_ratio': 'attention left',
         'mlp_ratio': 'MLP left',
         'sparsity': 'zeros',
+        'unit_sparsity': 'zero units',
     }
-    top = ''.join(f'<th scope=col>{words.get(head, head)}</th>' for head in heads)
-    return f'<thead><tr>{top}<th scope=col></th></tr></thead>\n<tbody>\n{chr(10).join(_rows(layers, heads))}\n</tbody>'
+    classes = {'name': ' class=kind'}
+    top = ''.join(f'<th scope=col{classes.get(head, "")}>{words.get(head, head)}</th>' for head in heads)
+    body = '\n'.join(_rows(layers, heads))
+    return f'<thead><tr>{top}<th scope=col class=kind>mark</th></tr></thead>\n<tbody>\n{body}\n</tbody>'
 
 
 def _is_shown(layers: Sequence[Mapping[str, Any]], name: str) -> bool:
@@ -228,7 +234,7 @@ def _rows(layers: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> Iterator
                 cells.append(f'<th scope=row>{value}</th>')
             elif head == 'name':
                 cells.append(f'<td class=kind>{escape(value)}</td>')
-            elif head == 'sparsity':
+            elif 'sparsity' in head:
                 cells.append(f'<td>{value:.1%}</td>')
             elif head in PANELS:
                 cells.append(f'<td class={_shade(layer, head)}>{1 - value:.1%}</td>')
@@ -260,16 +266,14 @@ _PAGE = """{% extends 'page' %}
 .k{{ tenth }} { background: var(--k{{ tenth }}) }
 {% endfor %}
 .strip { display: block; width: 8rem; height: 1.1em; border: 1px solid var(--line) }
-.map td { padding: .28rem .2rem; min-width: 2rem; text-align: center }
-.map thead th { text-align: center; padding: .28rem .2rem }
-.map thead .name { text-align: left }
-.legend span { display: inline-block; padding: 0 .5em; margin-right: .3em }
+.map td, .map thead th { padding: .28rem .1rem; min-width: 1.72rem; text-align: center; font-size: .72rem }
+.map thead .name { text-align: left; padding: .28rem .55rem }
+.legend span { display: inline-block; padding: 0 .5em; margin-right: .3em; color: var(--text) }
 .model .scroll { margin: .5rem 0 1rem }
 .model > div { scroll-margin-top: 3rem }
 .model summary { overflow-wrap: anywhere }
 @media print {
- .map table { font-size: .6em }
- .map td, .map thead th { min-width: 0; padding: .1rem }
+ .map td, .map thead th { font-size: .8em; min-width: 0; padding: .1rem }
  .strip { width: 4rem }
 }
 {% endblock %}
@@ -286,7 +290,7 @@ but norms; heavy ones lost more than {{ heavy }} of their parameters, light ones
 MLP are shares of all parameters. {{ 'Left is what the layers have left, on average, and a picture of it.' if maps }}
 {%- if missing and maps %} For {{ missing }} of the models there is no comparison with an original.{% endif %}</p>
 {% set ns = namespace(columns=[('model', 'name')]) %}
-{% for column in columns %}{% set ns.columns = ns.columns + [(column, 'metric')] %}{% endfor %}
+{% for column in columns %}{% set ns.columns = ns.columns + [(column, '')] %}{% endfor %}
 {% if maps %}{% set ns.columns = ns.columns + [('left', '')] %}{% endif %}
 {% call table('Models', ns.columns) %}
 {% for name, kept, strip, cells in rows %}
@@ -304,7 +308,8 @@ MLP are shares of all parameters. {{ 'Left is what the layers have left, on aver
 <h2>What each layer has left</h2>
 <p class="soft legend">Per cent of the original's parameters. <span class="z">nothing</span>
 <span class="h">less than 20</span>{% for tenth in (2, 4, 6, 8) %}<span class="k{{ tenth }}">
-{{- 10 * tenth }} and more</span>{% endfor %}<span class="k10">all</span></p>
+{{- 10 * tenth }} and more</span>{% endfor %}<span class="k10">all</span>
+{%- if unplaced %} Where nothing tells which of the layers are gone, those that are left stand first.{% endif %}</p>
 {% for name, body in maps %}
 {% if not loop.first %}<details><summary>{{ name }}</summary>{% endif %}
 <div class="map">

@@ -16,15 +16,17 @@ A model is a mapping, plain data, with these keys; None, or a key that is not th
 ``num_zero_layers`` how many of the original's layers are empty or gone
 ``parts``           parameters of attention, mlp, norm, other, in all layers
 ``size_bytes``      of the parameters
-``sparsity``        the fraction of zeros in the layers, where they were counted
+``sparsity``        the fraction of zeros, where they were counted; ``unit_sparsity``: of units that are all zeros
 ``layers``          per layer, not in the JSON: layer_idx, name, is_zero; parameters: attention, mlp, norm, other,
-                    total; fractions: ratio, attention_ratio, mlp_ratio (removed), sparsity
+                    total; fractions: ratio, attention_ratio, mlp_ratio (removed), sparsity,
+                    unit_sparsity
 ``about``           texts by name, not in the JSON: path, kind ...
 =================== ===================================================================================================
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -92,7 +94,7 @@ def _join(own: Model, compared: Model) -> None:
     if total != pruned or [layer['total'] for layer in held] != [layer['total'] for layer in kept]:
         raise ValueError(f'is of a model of {total:,} parameters, the comparison of another one, of {pruned:,}')
     for layer, known in zip(kept, held):
-        layer.update({key: known[key] for key in ('norm', 'other', 'sparsity')})
+        layer.update({key: known[key] for key in ('norm', 'other', 'sparsity', 'unit_sparsity')})
 
 
 def total_of(model: Model) -> int:
@@ -123,10 +125,12 @@ def collect(folders: Iterable[Path], tell: Callable[[str], None]) -> list[Model]
     Returns:
         The models for which there is anything, sorted by name.
     """
-    folders = list({folder.resolve(): folder for folder in folders}.values())
-    labels = [folder.resolve().name for folder in folders]
+    unique: dict[str, Path] = {}
+    for folder in folders:
+        unique.setdefault(os.path.realpath(folder), folder)
+    labels = [Path(path).name for path in unique]
     models = []
-    for folder, label in zip(folders, labels):
+    for folder, label in zip(unique.values(), labels):
         shown = printable(str(folder))
         try:
             inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
@@ -137,7 +141,13 @@ def collect(folders: Iterable[Path], tell: Callable[[str], None]) -> list[Model]
             tell(f'⚠ 无法读取目录 {shown}: {one_line(error)}')
             continue
         prefix = printable(label) if label and labels.count(label) == 1 else shown
-        models += [model for path in inside if (model := _read_model(path, prefix, tell))]
+        for path in inside:
+            try:
+                model = _read_model(path, prefix, tell)
+            except OSError as error:
+                tell(f'⚠ 无法读取目录 {printable(str(path))}: {one_line(error)}')
+            else:
+                models += [model] if model else []
     return sorted(models, key=lambda model: str(model['name']))
 
 

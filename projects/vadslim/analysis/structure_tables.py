@@ -19,7 +19,7 @@ _OUTSIDE = ('embedding', 'lm_head', 'norm', 'conv', 'attention', 'mlp', 'other')
 
 def print_model(model: Data, console: Console) -> None:
     """Prints one model: totals, and its layers, equal neighbours in one row."""
-    rows = [('layers', model['layer_summary']['total_layer_params'])]
+    rows = [('layers', model['layer_summary']['total_layer_params'])] if model['layers'] else []
     rows += [(name.replace('_', ' '), model[f'{name}_params']) for name in _OUTSIDE if model.get(f'{name}_params')]
     total = model['total_params']
     table = _table(

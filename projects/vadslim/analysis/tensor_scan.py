@@ -92,7 +92,7 @@ def scan(
             counts[key] = _Count(name, entry, check)
         of_name[name] = counts[key]
     works = sorted((count for count in counts.values() if count.entry.count), key=lambda count: count.place)
-    total = sum(count.bytes for count in works)
+    total = sum(count.bits for count in works) // 8
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     workers = min(workers or cores, 1 + total // (4 * PIECE))
     with contextlib.ExitStack() as stack:
@@ -133,7 +133,7 @@ class _Crew:
 
     def __init__(self, pieces: Iterator[_Piece]) -> None:
         self.pieces, self.lock = pieces, threading.Lock()
-        self.done, self.stopped = 0, False
+        self.done, self.stopped = 0, False  # bits
         self.error: Exception | None = None
 
     def work(self, workers: int, progress: Callable[[int], None] | None) -> None:
@@ -146,7 +146,7 @@ class _Crew:
                 while thread.is_alive():
                     thread.join(POLL)
                     if progress and thread.is_alive():
-                        progress(self.done)
+                        progress(self.done // 8)
         finally:
             self.stopped = True
             for thread in threads:
@@ -155,7 +155,7 @@ class _Crew:
         if self.error is not None:
             raise self.error
         if progress:
-            progress(self.done)
+            progress(self.done // 8)
 
     def _run(self) -> None:
         buffer = bytearray(0)
@@ -198,9 +198,9 @@ class _Count:
         self.repeats = math.prod(n for n, step in zip(entry.shape, strides) if not step)
         #: of the first two dimensions: which axis, and which indices have a number that is not 0
         self.units = [(dims.index(dim) if dim in dims else None) for dim in range(min(2, len(entry.shape)))]
-        lengths = [1 if axis is None else self.sizes[axis] for axis in self.units] if entry.count else []
-        if len(entry.shape) == 1:
-            lengths = [1]  # where elements are rows, their zeros tell
+        lengths = [1 if axis is None else self.sizes[axis] for axis in self.units]
+        if len(entry.shape) < 2 or not entry.count:  # where elements are rows, their zeros tell
+            lengths = []
         self._refuse()
         self.alive = [np.zeros(length, bool) for length in lengths]
 
@@ -210,7 +210,7 @@ class _Count:
             return
         if self.entry.offset is None:
             raise HeaderError(f'{self.where} has no numbers that lie in the file as they are; they cannot be counted')
-        if self.entry.dtype.startswith('F6'):
+        if self.entry.dtype.startswith('F6_'):
             raise HeaderError(f'{self.where} is {self.entry.dtype}, of which nobody says how its bits lie; not counted')
         if math.prod(self.sizes) > self._span(0):
             raise HeaderError(f'{self.where} has elements that overlap each other; they cannot be counted')
@@ -225,9 +225,9 @@ class _Count:
         return self.entry.storage[0], self.entry.offset or 0
 
     @property
-    def bytes(self) -> int:
-        """How many count as read when it is done."""
-        return math.prod(self.sizes) * BITS[self.entry.dtype] // 8
+    def bits(self) -> int:
+        """How many are read when it is done."""
+        return math.prod(self.sizes) * BITS[self.entry.dtype]
 
     def bytes_of(self, piece: _Piece) -> int:
         """How many a piece needs a buffer for."""
@@ -250,7 +250,7 @@ class _Count:
                 yield _Piece(self, file, outer, start, n, base + start * step, (n - 1) * step + inner)
 
     def add(self, piece: _Piece, buffer: bytearray) -> int:
-        """Read and count a piece; returns its bytes."""
+        """Read and count a piece; returns how many bits it has."""
         import numpy as np
 
         shape = (piece.n, *self.sizes[len(piece.outer) + 1 :])
@@ -266,7 +266,7 @@ class _Count:
             for part in found:
                 if part is not None:
                     part[0][...] |= part[1]
-        return bits.size * BITS[self.entry.dtype] // 8
+        return bits.size * BITS[self.entry.dtype]
 
     def _read(self, piece: _Piece, buffer: bytearray) -> memoryview:
         size, done = self.bytes_of(piece), 0
@@ -289,12 +289,15 @@ class _Count:
         bits = BITS[self.entry.dtype]
         if bits == 4:  # two in a byte, the first in its lower half, -0 is 8
             values = np.frombuffer(raw, 'u1')
-            return np.stack([values & 7, (values >> 4) & 7], 1).reshape(-1)[piece.first % 2 :][: piece.span]
-        values = np.frombuffer(raw, f'u{bits // 8}' if bits < 128 else 'c16', piece.span)
+            values = np.stack([values & 7, (values >> 4) & 7], 1).reshape(-1)
+            flat: np.ndarray = values[piece.first % 2 :][: piece.span]
+            return flat
+        values = np.frombuffer(raw, f'<u{bits // 8}' if bits < 128 else 'c16', piece.span)
         if piece.span == math.prod(shape):
             return values
         steps = [step * bits // 8 for step in self.steps[len(piece.outer) :]]
-        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, shape, steps)).reshape(-1)
+        there: np.ndarray = np.lib.stride_tricks.as_strided(values, shape, steps)
+        return np.ascontiguousarray(there).reshape(-1)
 
     def _units(
         self, axis: int | None, piece: _Piece, block: np.ndarray, zeros: int, alive: np.ndarray
@@ -311,7 +314,7 @@ class _Count:
             return part, True
         if zeros == block.size:
             return None
-        if len(part) == 1 or part.all():
+        if part.all():
             return part, True
         before = math.prod(block.shape[: (axis or 0) - level])
         folded = block.reshape(before, len(part), -1)
@@ -346,12 +349,12 @@ def _plain_bits(values: np.ndarray, dtype: str, check: bool) -> tuple[np.ndarray
     if dtype not in _FLOATS:
         return values, 0
     size, limit = _FLOATS[dtype]
-    parts = values.view(f'u{size}')
+    parts = values.view(f'<u{size}')
     parts += parts  # without the sign
     nonfinite = 0
     if check and int(parts.max()) >= limit:
         wrong = parts >= np.array(limit, parts.dtype)
         nonfinite = int(np.count_nonzero(wrong.reshape(values.size, -1).any(1)))
     if dtype == 'C64':
-        return parts.view('u8'), nonfinite
+        return parts.view('<u8'), nonfinite
     return (parts[::2] | parts[1::2] if dtype == 'C128' else parts), nonfinite

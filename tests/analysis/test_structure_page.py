@@ -36,13 +36,13 @@ def test_the_page_needs_nothing_else(text):
 def test_the_models(text):
     heads, *rows = table(text, 'Models')
     assert heads == [
-        *('model', 'parameters', 'removed %', 'layers', 'gone', 'empty', 'heavy', 'light', 'attention %', 'MLP %'),
-        'left',
+        *('model', 'parameters', 'removed %', 'left', 'layers', 'gone', 'empty', 'heavy', 'light', 'attention %'),
+        'MLP %',
     ]
     assert rows == [
-        ['', '8.03 G', '', '32', '', '0', '', '', '16.7', '70.2', ''],
-        ['', '6.5 G', '19.01', '25', '7', '0', '0', '25', '16.1', '67.7', ''],
-        ['', '5.84 G', '27.26', '32', '0', '1', '12', '20', '18.7', '63.3', ''],
+        ['', '8.03 G', '', '', '32', '', '0', '', '', '16.7', '70.2'],
+        ['', '6.5 G', '19.01', '', '25', '7', '0', '0', '25', '16.1', '67.7'],
+        ['', '5.84 G', '27.26', '', '32', '0', '1', '12', '20', '18.7', '63.3'],
     ]
     assert 'data-v="6503477248"' in text and 'data-v="19.012' in text
     assert '>r/<wbr>&lt;b&gt;<wbr>short<' not in text and 'r/<wbr>&lt;b&gt;short</a>' in text
@@ -102,7 +102,7 @@ def test_what_was_counted_and_named():
 def test_a_model_without_layers_and_one_that_grew():
     grown = structure('grown', [FULL] * 33)
     text = render_page([summarize('no layers', structure('no', [])), model('grown', grown)])
-    assert table(text, 'Models')[1][2:4] == ['-2.72', '33'] and Page(text).open == []
+    assert table(text, 'Models')[1][2:5] == ['-2.72', '', '33'] and Page(text).open == []
 
 
 def test_a_hundred_models_are_not_too_large(tmp_path):

@@ -85,6 +85,19 @@ def test_one_model_that_was_not_compared():
     assert table(text, 'Models')[0][-1] == 'MLP %'
 
 
+def test_stacks_are_named():
+    """Where all models have the same ones."""
+
+    def named(name, first):
+        found = model(name)
+        for layer in found['layers']:
+            layer['name'] = f'{"encoder" if layer["layer_idx"] < first else "decoder"}.{layer["layer_idx"]}'
+        return found
+
+    assert '0-5: encoder; 6-31: decoder' in Page(render_page([named('a', 6), named('b', 6)])).text
+    assert 'encoder;' not in render_page([named('a', 6), named('b', 7)]) + render_page([named('a', 0)])
+
+
 def test_what_was_counted_and_named():
     data = {**SHORT, 'size_bytes': 13_006_954_496, 'path': '<i>', 'kind': 'safetensors'}
     zeros = {'elements': 8, 'zeros': 2, 'units': 4, 'zero_units': 0}

@@ -94,6 +94,7 @@ def render_page(models: Sequence[Model], title: str = '') -> str:
         rows=rows,
         maps=[(name, Markup(_map(compared, key, width))) for key, name in PANELS.items()] if width else [],
         width=width,
+        stacks=_stacks([model for _, model in compared]),
         missing=len(models) - len(compared),
         unplaced=any(_not_listed(model) for _, model in compared),
         details=[(model['name'], _line(model), _about(model), Markup(_layers(model))) for model in models],
@@ -161,6 +162,18 @@ def _map(models: Sequence[tuple[int, Model]], key: str, width: int) -> str:
         name = f'<tr><th scope=row class=name><a href="#m{number}">{_breakable(model["name"])}</a></th>'
         rows.append(name + ''.join(cell or '<td></td>' for cell in cells) + '</tr>')
     return '\n'.join(rows)
+
+
+def _stacks(models: Sequence[Model]) -> list[tuple[str, str]]:
+    """(numbers of layers, stack) where there are several stacks, and they are the same in all models."""
+    found: dict[str, list[int]] = {}
+    names: dict[int, str] = {}
+    for layer in (layer for model in models for layer in model['layers']):
+        stack = layer['name'].rpartition('.')[0]
+        if names.setdefault(layer['layer_idx'], stack) != stack:
+            return []
+        found.setdefault(stack, []).append(layer['layer_idx'])
+    return [(ranges(numbers), stack) for stack, numbers in found.items()] if len(found) > 1 else []
 
 
 def _whole(ratio: float) -> int:
@@ -317,6 +330,10 @@ MLP are shares of all parameters. {{ 'Left is what the layers have left, on aver
 <span class="h">less than 20</span>{% for tenth in (2, 4, 6, 8) %}<span class="k{{ tenth }}">
 {{- 10 * tenth }} and more</span>{% endfor %}<span class="k10">all</span>
 {%- if unplaced %} Where nothing tells which of the layers are gone, those that are left stand first.{% endif %}</p>
+{% if stacks %}
+<p class="soft">{% for numbers, stack in stacks %}{{ numbers }}: {{ stack | breakable }}{{ '; ' if not loop.last }}
+{%- endfor %}</p>
+{% endif %}
 {% for name, body in maps %}
 {% if not loop.first %}<details><summary>{{ name }}</summary>{% endif %}
 <div class="map">

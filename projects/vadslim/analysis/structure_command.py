@@ -1,4 +1,4 @@
-"""``model_analysis.py`` of files: what a checkpoint holds, and what it has lost; from headers, with nothing loaded or run."""
+"""``model_analysis.py`` of files: what a checkpoint holds and what it has lost, with nothing loaded or run."""
 
 from __future__ import annotations
 

@@ -299,6 +299,16 @@ def test_layers_of_a_comparison(tmp_path):
     assert row.values[STD] == pytest.approx(statistics.stdev([0.05, 0.04, 1]))
 
 
+def test_layers_that_left_without_a_trace(tmp_path):
+    path = write(tmp_path / 'x', evaluation(), [0.5, 1]) / 'analysis' / 'pruning_comparison.json'
+    found = comparison([0.5, 1])
+    for layers, notes in ((2, 0), (3, 1)):
+        path.write_text(json.dumps({**found, 'layer_params': {'original': layers * DENSE_LAYER}}))
+        results = read_results(tmp_path)
+        assert len(results.notes) == notes and results.rows[0].values[STD] == pytest.approx(math.sqrt(0.125))
+    assert 'layers with 218,112,000 of 654,336,000 parameters left without a trace' in results.notes[0]
+
+
 def test_swapped_roles_are_noticed(tmp_path):
     _, notes = row_of(tmp_path, kept=[1.2, 1.0])
     assert len(notes) == 1 and 'swapped' in notes[0]

@@ -112,6 +112,7 @@ def test_names_of_texts_and_tasks(tmp_path):
         'ARC-Easy': 0.2,
         'obqa': {'accuracy': 0.3},
         'siqa': 0.9,
+        'arc_clever': 0.9,
         'boolq': 0.4,
         'boolq_hard': 0.5,
     }
@@ -131,7 +132,7 @@ def test_names_of_texts_and_tasks(tmp_path):
 def test_of_several_texts_the_plain_one_whatever_the_order(tmp_path):
     names = {
         'wikitext2 (wikitext-2-raw-v1)': 2.0,
-        'wikitext2 (train)': 3.0,
+        'a train of wikitext2': 3.0,
         'wikitext2': 1.0,
         'ptb_b': 5.0,
         'ptb_a': 4.0,

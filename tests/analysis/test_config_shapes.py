@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hf_models import FILE
@@ -11,7 +12,8 @@ from llm_files import LLAMA_3_8B, TINY, llama_shapes
 from vadslim.analysis import config_families
 from vadslim.analysis.config_families import Family
 from vadslim.analysis.config_shapes import tensors_of
-from vadslim.analysis.headers import HeaderError
+from vadslim.analysis.headers import HeaderError, Headers
+from vadslim.analysis.model_structure import analyse
 
 CASES = json.loads(FILE.read_text())
 
@@ -32,6 +34,17 @@ def test_as_transformers_saves_it(name):
     own = {name: list(entry.shape) for name, entry in tensors.items() if entry.storage[1] == name}
     assert own == case['shapes']
     assert count(tensors) == case['parameters']
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_parts_are_told(name):
+    """Of a folder that has no weights: all parameters, and of every layer what they are for."""
+    case = CASES[name]
+    structure = analyse(Headers(Path(name), 'config', config=case['config']))
+    layers = case['config'].get('num_hidden_layers', case['config'].get('n_layer'))
+    assert (structure.total, len(structure.layers)) == (case['parameters'], layers)
+    for layer in structure.layers:
+        assert set(+layer.parts) <= {'attention', 'mlp', 'norm'} and layer.parts['attention'] and layer.parts['mlp']
 
 
 def test_all_families_have_a_case():

@@ -119,6 +119,17 @@ def test_safetensors(tmp_path, state):
     check(headers, state)
 
 
+@pytest.mark.parametrize('low', range(2, 6))
+def test_safetensors_that_begins_as_a_pickle(tmp_path, low):
+    """The first bytes are the header's length, which may be those of a pickle: 0x0280 is 640."""
+    text = json.dumps({'a': {'dtype': 'U8', 'shape': [1], 'data_offsets': [0, 1]}}).encode()
+    text = text.ljust(0x80 + 256 * low)
+    path = tmp_path / 'a.safetensors'
+    path.write_bytes(struct.pack('<Q', len(text)) + text + b'x')
+    assert path.read_bytes()[:2] == bytes([0x80, low]) == pickle.dumps(0, low)[:2]
+    assert read_headers(path).tensors['a'].shape == (1,)
+
+
 @pytest.mark.parametrize('suffix', ['safetensors', 'bin'])
 def test_folder_with_shards(tmp_path, state, suffix):
     state = {name: value for name, value in state.items() if name != 'head.weight'}

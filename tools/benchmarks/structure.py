@@ -15,7 +15,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,6 +43,17 @@ LIMITS = {
     'batch_model_analysis.py': (None, None),
     'summarize_model_structures.py': (2.0, None),
 }
+#: starts a command and writes its numbers; by a process of its own, as memory before exec counts as the command's
+LAUNCHER = """
+import os, sys, time
+begin = time.perf_counter()
+child = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(child, 0)
+seconds = time.perf_counter() - begin
+code = os.waitstatus_to_exitcode(status)
+with open(sys.argv[1], 'w') as file:
+    print([code, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss], file=file)
+"""
 
 
 def write_folder(folder: Path, tensors: Mapping[str, Entry], config: Mapping[str, object], shards: int = 4) -> None:
@@ -100,19 +110,15 @@ def write_results(folder: Path, original: Path, pruned: Path, count: int) -> Non
 
 def measure(command: list[str], folder: Path) -> dict[str, float]:
     """Seconds from start to end of a process, CPU seconds of it and its children, and the most memory of one, in MB."""
-    with (folder / 'printed.txt').open('w') as printed:
-        begin = time.perf_counter()
-        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, cwd=folder)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise cli.UserError(f'{" ".join(command)}: exit code {process.returncode}: {_last_line(folder)}')
-    return {'seconds': seconds, 'cpu': usage.ru_utime + usage.ru_stime, 'megabytes': usage.ru_maxrss / 1024}
-
-
-def _last_line(folder: Path) -> str:
-    return ((folder / 'printed.txt').read_text().splitlines() or [''])[-1]
+    printed, numbers = folder / 'printed.txt', folder / 'numbers.json'
+    with printed.open('w') as output:
+        launcher = [sys.executable, '-I', '-S', '-c', LAUNCHER, str(numbers), *command]
+        subprocess.run(launcher, stdout=output, stderr=subprocess.STDOUT, cwd=folder, check=True)
+    code, seconds, cpu, kilobytes = json.loads(numbers.read_text())
+    if code:
+        last = (printed.read_text().splitlines() or [''])[-1]
+        raise cli.UserError(f'{" ".join(command)}: exit code {code}: {last}')
+    return {'seconds': seconds, 'cpu': cpu, 'megabytes': kilobytes / 1024}
 
 
 def commands(folder: Path, models: int, results: int) -> dict[str, list[str]]:

@@ -113,6 +113,29 @@ def test_whole_model_of_an_unknown_class(tmp_path, monkeypatch, legacy, wrapped)
     assert 'gone_headers.Net' in headers.classes
 
 
+class ByValue(pickle._Pickler):
+    """Saves the classes of a script as dill does: what builds them stands in the file, not their name."""
+
+    def reducer_override(self, item):
+        if item is type:
+            return sys.modules['dill._dill']._load_type, ('TypeType',)
+        if isinstance(item, type) and item.__module__ == __name__:
+            return sys.modules['dill._dill']._create_type, (type, item.__name__, item.__bases__, {})
+        return NotImplemented
+
+
+def test_whole_model_whose_class_is_in_the_file(tmp_path, monkeypatch):
+    like_dill = types.ModuleType('dill._dill')
+    for name in ('_create_type', '_load_type'):
+        setattr(like_dill, name, type(name, (), {'__module__': 'dill._dill'}))
+    for name, module in (('dill', types.ModuleType('dill')), ('dill._dill', like_dill)):
+        monkeypatch.setitem(sys.modules, name, module)
+    saver = types.SimpleNamespace(__name__='like_dill', Pickler=ByValue)
+    torch.save({'model': Net(), 'tokenizer': None}, tmp_path / 'pruned_model.bin', pickle_module=saver)
+    headers = read_headers(tmp_path / 'pruned_model.bin')
+    assert set(headers.tensors) == set(Net().state_dict()) and 'dill._dill._create_type' in headers.classes
+
+
 def test_safetensors(tmp_path, state):
     headers = read_headers(as_safetensors(state, tmp_path / 'a.safetensors', format='pt'))
     assert headers.kind == 'safetensors' and headers.meta == {'format': 'pt'}

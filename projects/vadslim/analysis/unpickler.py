@@ -262,6 +262,8 @@ class Reader(_Machine):
 
     def call(self, called: Any, args: Any) -> Any:
         """What a class or a function makes."""
+        if isinstance(called, Thing):
+            return Thing()  # of a class that the pickle itself has built, as dill saves those of a script
         if not isinstance(called, Name) or not isinstance(args, tuple | list):
             raise Refused('it calls what is no class')
         if called.full in BUILD:

@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from pathlib import Path
 
 import pytest
 from evaluations import DENSE_LAYER, GUIDE, TASKS, comparison, evaluation, write, write_guide
@@ -148,6 +149,12 @@ def test_percent_is_percent(tmp_path):
     assert (values['ZS-PIQA (%)'], values['ZS-BoolQ (%)'], values[AVERAGE]) == (100, 0, 100)
 
 
+def test_accuracies_that_cannot_be(tmp_path):
+    values, notes = row_of(tmp_path, evaluation(zeroshot={'piqa': -0.1, 'boolq': 0.5}, avg_zeroshot_acc=math.inf))
+    assert (values['ZS-PIQA (%)'], values['ZS-BoolQ (%)'], values[AVERAGE]) == (None, 50, 50)
+    assert [line.count('not an accuracy') for line in notes] == [1, 1, 0]
+
+
 @pytest.mark.parametrize('part', ['model_info', 'ppl', 'zeroshot', 'efficiency'])
 def test_a_part_that_is_missing(tmp_path, part):
     for absent in (None, {}):
@@ -204,6 +211,30 @@ def test_a_broken_evaluation_is_said_and_the_others_are_read(tmp_path, text):
     found = read_results(tmp_path)
     assert [row.name for row in found.rows] == ['good']
     assert len(found.problems) == 1 and found.problems[0].startswith(f'{path}: ')
+
+
+def test_what_the_system_does_not_let_be_read(tmp_path, monkeypatch):
+    models = tmp_path / 'models'
+    for name in ('a', 'b'):
+        write(models / name, evaluation(), [0.01, 1])
+    refused = {
+        models / 'a' / 'analysis' / 'pruning_comparison.json',
+        models / 'b' / 'evaluation' / 'evaluation_results.json',
+    }
+    plain = Path.open
+
+    def refuse(path, *arguments, **options):
+        if path in refused:
+            raise PermissionError(13, 'Permission denied', str(path))
+        return plain(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, 'open', refuse)
+    found = read_results(models)
+    assert [(row.name, STD in row.values) for row in found.rows] == [('a', False)]
+    assert [line.partition('models/')[2] for line in found.problems] == [
+        'a/analysis/pruning_comparison.json: cannot be read: Permission denied',
+        'b/evaluation/evaluation_results.json: cannot be read: Permission denied',
+    ]
 
 
 def test_a_mark_of_byte_order_is_no_error(tmp_path):
@@ -273,11 +304,12 @@ def test_swapped_roles_are_noticed(tmp_path):
     assert len(notes) == 1 and 'swapped' in notes[0]
 
 
+HUGE = '{"layers": [{"layer_idx": 0, "total": {"original": 1e-300, "pruned": 1e300}}]}'
 TWICE = '{"layers": [{"layer_idx": 1, "total": {"reduction_ratio": 0.5}}, {"total": {"reduction_ratio": 0.5}}]}'
 
 
 @pytest.mark.parametrize(
-    'text', ['{', '{"layers": []}', '{"layers": [{"layer_idx": 0}]}', '{"layers": 3}', '[]', TWICE]
+    'text', ['{', '{"layers": []}', '{"layers": [{"layer_idx": 0}]}', '{"layers": 3}', '[]', TWICE, HUGE]
 )
 def test_a_broken_comparison_is_said_and_the_next_is_read(tmp_path, text):
     folder = write(tmp_path / 'x', evaluation(), [0.01, 1], 'pruning_comparison.txt')

@@ -121,6 +121,8 @@ def test_mistakes(tmp_path, models, table):
             '--output',
             tmp_path / 'file' / 't.csv',
         ): f'error: --output {tmp_path}/file/t.csv: {tmp_path}/file is no folder',
+        ('--output', '/dev/null'): 'error: --output /dev/null: is no ordinary file',
+        ('--output', tmp_path / ('a' * 300)): f'error: --output {tmp_path}/{"a" * 300}: File name too long',
         ('--output', source): f'error: --output {source}: is one of the files that the table is made from',
         (): 'error: the following arguments are required: --output (see --help)',
     }
@@ -131,6 +133,13 @@ def test_mistakes(tmp_path, models, table):
         code, out, lines = table('--output', tmp_path / 't.csv', *arguments)
         assert (code, out, len(lines)) == (2, '', 1) and lines[0].startswith('error: ')
     assert source.read_bytes() == before and not (tmp_path / 't.csv').exists()
+
+
+def test_a_link_is_followed(tmp_path, table):
+    (tmp_path / 't.csv').write_text('old')
+    (tmp_path / 'link.csv').symlink_to('t.csv')
+    assert table('--output', tmp_path / 'link.csv')[0] == 0
+    assert (tmp_path / 'link.csv').is_symlink() and (tmp_path / 't.csv').read_bytes().startswith(STARTS['csv'])
 
 
 def test_without_openpyxl(tmp_path, table, monkeypatch):

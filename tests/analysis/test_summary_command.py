@@ -89,13 +89,15 @@ def test_nothing_is_found(here, capsys):
         ('out/', '--output out/: names a folder'),
         ('..', '--output ..: names a folder'),
         ('', '--output : names a folder'),
-        ('file/all', 'file: cannot be written to: File exists'),
-        ('file/deep/all', 'file/deep: cannot be written to: Not a directory'),
-        ('n' * 260, 'cannot be written to: File name too long'),
+        ('file/all', 'file: cannot be written: File exists'),
+        ('file/deep/all', 'file/deep: cannot be written: Not a directory'),
+        ('taken', 'taken.txt: cannot be written: it is a folder'),
+        ('n' * 260, '.json: cannot be written: File name too long'),
     ],
 )
 def test_what_cannot_be_written(here, baselines, capsys, output, why):
     (here / 'file').write_text('')
+    (here / 'taken.txt').mkdir()
     before = files(here)
     assert main(['--output', output]) == 2
     error = capsys.readouterr().err

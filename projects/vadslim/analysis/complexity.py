@@ -206,12 +206,12 @@ class _Counter(TorchDispatchMode):
                 return name, _rows(factor, tensor)
         return '', (0, 0)
 
-    def has_no_values(self, packet: Any, args: Any, kwargs: Any) -> bool:
+    def has_no_values(self, packet: Any, args: Any, tensors: Sequence[Tensor]) -> bool:
         """Whether a result is, or follows from, a product with a weight."""
         if is_product(packet) and self.weight(args)[0]:
             return True
         gone = {_memory(tensor) for tensor in self.overwritten}
-        return any(isinstance(tensor, _Shape) or _memory(tensor) in gone for tensor in _tensors(args, kwargs))
+        return any(isinstance(tensor, _Shape) or _memory(tensor) in gone for tensor in tensors)
 
     def shapes_of(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What an operator would return, without values."""
@@ -243,8 +243,9 @@ class _Counter(TorchDispatchMode):
                 inside = func.decompose(*args, **kwargs)
             if inside is not NotImplemented:
                 return inside
-        self.read.update(map(_memory, _tensors(args, kwargs)))
-        if not self.compute and self.has_no_values(packet, args, kwargs):
+        tensors = _tensors(args, kwargs)
+        self.read.update(map(_memory, tensors))
+        if not self.compute and self.has_no_values(packet, args, tensors):
             out = self.shapes_of(func, args, kwargs)
         else:
             out = func(*args, **kwargs)

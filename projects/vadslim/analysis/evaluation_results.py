@@ -22,6 +22,7 @@ from vadslim.files import StrPath
 Value = str | float | None
 
 EVALUATIONS = ('evaluation/evaluation_results.json', 'evaluation_results.json')
+MOST_GROWN = 1000  # times as large, a layer at most is after pruning: the roles may be swapped
 COMPARISONS = ('pruning_comparison.json', 'model_comparison.json', 'pruning_comparison.txt')
 
 
@@ -119,13 +120,17 @@ def read_results(folder: StrPath) -> Results:
                 results.notes.append(f'{place}: left out, it has no {EVALUATIONS[0]}')
             else:
                 results.rows.append(_row(name, place, path, results))
-        except OSError as error:
-            results.problems.append(f'{error.filename or place}: cannot be read: {error.strerror}')
-        except UserError as error:
-            results.problems.append(str(error))
+        except (OSError, UserError) as error:
+            results.problems.append(_problem(error, place))
     results.rows.sort(key=lambda row: (-_size(row), row.name))
     results.notes = list(dict.fromkeys(results.notes))
     return results
+
+
+def _problem(error: OSError | UserError, path: Path) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    return f'{error.filename or path}: cannot be read: {error.strerror}'
 
 
 def _evaluation(folder: Path) -> Path | None:
@@ -143,12 +148,12 @@ def _row(name: str, folder: Path, path: Path, results: Results) -> Row:
         raise UserError(f'{path}: has no metrics')
     values = {SIZE: None, **_model(metrics), **_ppl(metrics), **_zeroshot(metrics), **_efficiency(metrics)}
     for file in (folder / 'analysis' / name for name in COMPARISONS):
-        if not file.is_file():
-            continue
         try:
+            if not file.is_file():
+                continue
             kept = _kept_of_text(file) if file.suffix == '.txt' else _kept_of_json(file, results.notes)
-        except UserError as error:
-            results.problems.append(str(error))
+        except (OSError, UserError) as error:
+            results.problems.append(_problem(error, file))
             continue
         if max(kept.values()) > 1:
             results.notes.append(f'{file}: layers have grown; were original and pruned model swapped?')
@@ -193,6 +198,14 @@ class _Json:
             self._left_out('a number')
             return None
         return None if math.isnan(number) else number
+
+    def accuracy(self) -> float | None:
+        """A number from 0 to 1, or to 100."""
+        number = self.number()
+        if number is None or 0 <= number <= 100:
+            return number
+        self._left_out('an accuracy')
+        return None
 
     def find(self, pattern: str) -> _Json:
         """What stands under the key that holds the pattern; of several the shortest, then the first by the alphabet."""
@@ -244,13 +257,13 @@ def _zeroshot(metrics: _Json) -> dict[str, Value]:
     found = {}
     for column, pattern in TASKS.items():
         task = tasks.find(pattern)
-        found[column] = (task.at('accuracy') if isinstance(task.value, dict) else task).number()
+        found[column] = (task.at('accuracy') if isinstance(task.value, dict) else task).accuracy()
     known = [value for value in found.values() if value is not None]
     percent = max(known, default=0) > 1
     if percent:
         metrics.notes.append(f'{tasks.where}: accuracies above 1 are taken as percent')
     values: dict[str, Value] = {column: _percent(value, percent) for column, value in found.items()}
-    average = metrics.at('avg_zeroshot_acc').number()
+    average = metrics.at('avg_zeroshot_acc').accuracy()
     if average is not None:
         values[AVERAGE] = _percent(average, average > 1)
     elif known:
@@ -305,7 +318,7 @@ def _kept_of_json(path: Path, notes: list[str]) -> dict[int, float]:
         numbers = (total.at(key).number() for key in ('original', 'pruned', 'reduction_ratio'))
         part = _part(*numbers)
         if part is None:
-            raise UserError(f'{path}: layers[{place}] has no total.original and total.pruned')
+            raise UserError(f'{path}: total.original and total.pruned of layers[{place}] are missing or cannot be')
         index = index if isinstance(index, int) else place
         if index in kept:
             raise UserError(f'{path}: layers[{place}] has the layer_idx of another one, {index}')
@@ -320,11 +333,13 @@ def _part(original: float | None, pruned: float | None, ratio: float | None) -> 
         part = pruned / original if original else 1.0
     elif ratio is not None:
         part = 1 - ratio
-    return part if part is not None and math.isfinite(part) else None
+    return part if part is not None and 0 <= part < MOST_GROWN else None
 
 
 #: layer, original, pruned, kept %, ... : percent signs and the rest of the row are not in all versions
-_ROW = re.compile(r'^\s*(?:Layer\s+)?(\d{1,6})[:：]?\s+([\d,]+)\s+([\d,]+)\s+([\d.]+)\s*%?(?:\s|$)', re.I)
+_ROW = re.compile(
+    r'^\s*(?:Layer\s+)?(\d{1,6})[:：]?\s+(\d[\d,]*)\s+(\d[\d,]*)\s+(\d{1,5}(?:\.\d+)?)\s*%?(?:\s|$)', re.I | re.ASCII
+)
 
 
 def _kept_of_text(path: Path) -> dict[int, float]:
@@ -343,9 +358,5 @@ def _kept_of_text(path: Path) -> dict[int, float]:
 def _rows(text: str) -> Iterator[tuple[int, float, float, float]]:
     for line in text.splitlines():
         if found := _ROW.match(line):
-            index, *numbers = (cell.replace(',', '') for cell in found.groups())
-            try:
-                original, pruned, percent = map(float, numbers)
-            except ValueError:  # 1.2.3
-                continue
-            yield int(index), original, pruned, percent
+            index, original, pruned, percent = (cell.replace(',', '') for cell in found.groups())
+            yield int(index), float(original), float(pruned), float(percent)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,8 +51,7 @@ def _run(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.decimal_places is not None and options.decimal_places > MOST_PLACES:
         raise UserError(f'--decimal_places {options.decimal_places}: at most {MOST_PLACES}')
-    if options.output.is_dir():
-        raise UserError(f'--output {options.output}: is a folder')
+    _check(options.output)
     kind = _format(options.output, options.format)
     results = read_results(options.result_dir)
     for line in results.notes:
@@ -72,6 +70,15 @@ def _run(argv: Sequence[str]) -> int:
     return 2 if results.problems else 0
 
 
+def _check(output: Path) -> None:
+    try:
+        if output.exists() and not output.is_file():
+            what = 'is a folder' if output.is_dir() else 'is no ordinary file'
+            raise UserError(f'--output {output}: {what}')
+    except OSError as error:
+        raise UserError(f'--output {output}: {error.strerror}') from error
+
+
 def _format(output: Path, asked: str) -> str:
     of_suffix = next((kind for kind, (suffix, _) in FORMATS.items() if output.suffix.lower() == suffix), None)
     kind = (of_suffix or 'csv') if asked == 'auto' else asked
@@ -85,7 +92,7 @@ def _write(path: Path, content: bytes, results: Results) -> None:
         if path.exists() and any(path.samefile(file) for row in results.rows for file in row.files):
             raise UserError(f'--output {path}: is one of the files that the table is made from')
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path, 'wb') as file:
+        with atomic_write(path.resolve(), 'wb') as file:  # not in place of a link, such as /dev/stdout
             file.write(content)
     except FileExistsError as error:
         raise UserError(f'--output {path}: {error.filename} is no folder') from error
@@ -118,7 +125,7 @@ def print_summary(rows: Sequence[Row], places: int | None = None) -> None:
     for column in (column for column in COLUMNS if column.name in (*PPL, AVERAGE, STD)):
         values = [value for row in rows if isinstance(value := row.values.get(column.name), float)]
         finite = [value for value in values if math.isfinite(value)]
-        numbers = [min(finite), max(finite), statistics.fmean(finite)] if finite else [None] * 3
+        numbers = [min(finite), max(finite), sum(value / len(finite) for value in finite)] if finite else [None] * 3
         count = str(len(finite)) + (f' ({len(values) - len(finite)} infinite)' if len(finite) < len(values) else '')
         spread.add_row(column.name, count, *(cell_text(number, column, places) for number in numbers))
     console = Console(width=None if sys.stdout.isatty() else 100)

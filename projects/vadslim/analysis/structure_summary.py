@@ -143,19 +143,22 @@ def collect(folders: Iterable[Path], tell: Callable[[str], None]) -> list[Model]
         prefix = printable(label) if label and labels.count(label) == 1 else shown
         for path in inside:
             try:
-                model = _read_model(path, prefix, tell)
+                model, lines = _read_model(path, prefix)
             except OSError as error:
-                tell(f'⚠ 无法读取目录 {printable(str(path))}: {one_line(error)}')
-            else:
-                models += [model] if model else []
+                model, lines = None, [f'⚠ 无法读取目录 {printable(str(path))}: {one_line(error)}']
+            for line in lines:
+                tell(line)
+            models += [model] if model else []
     return sorted(models, key=lambda model: str(model['name']))
 
 
-def _read_model(folder: Path, prefix: str, tell: Callable[[str], None]) -> Model | None:
+def _read_model(folder: Path, prefix: str) -> tuple[Model | None, list[str]]:
+    """What is known of a model, and what is told of it."""
     name = printable(folder.name)
+    lines: list[str] = []
 
     def warn(file: Path, error: Exception) -> None:
-        tell(f'⚠ 无法加载 {name}/{file.name}: {one_line(error)}')
+        lines.append(f'⚠ 无法加载 {name}/{file.name}: {one_line(error)}')
 
     def first(names: Sequence[str], read: Callable[[Any], Read]) -> tuple[Path, Read] | None:
         for path in _present(folder, names):
@@ -172,8 +175,7 @@ def _read_model(folder: Path, prefix: str, tell: Callable[[str], None]) -> Model
     elif own and (compared is None or compared[1].get('removed_layers') is None):
         original = _layers_of_original(folder)
     if own is None and compared is None:
-        tell(f'⊘ {name:<30} [无分析结果]')
-        return None
+        return None, [*lines, f'⊘ {name:<30} [无分析结果]']
     try:
         model = _merged(f'{prefix}/{name}', own and own[1], compared and compared[1], original)
     except ValueError as error:  # one of the two is from another time; the comparison says more
@@ -181,8 +183,7 @@ def _read_model(folder: Path, prefix: str, tell: Callable[[str], None]) -> Model
         warn(own[0], error)
         model = _merged(f'{prefix}/{name}', None, compared and compared[1])
     what = [word for key, word in (('has_comparison', '对比✓'), ('has_structure', '结构✓')) if model[key]]
-    tell(f'✓ {name:<30} [{", ".join(what)}]')
-    return model
+    return model, [*lines, f'✓ {name:<30} [{", ".join(what)}]']
 
 
 def _present(folder: Path, names: Sequence[str]) -> list[Path]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
@@ -27,8 +29,10 @@ def _run(argv: Sequence[str]) -> None:
         epilog='exit codes: 0 written; 2 nothing was found, or cannot be written (one line says what); 130 interrupted',
     )
     add = parser.add_argument
-    add('--dirs', nargs='+', type=Path, default=[Path('baselines'), Path('results')], metavar='DIR', help='folders of')
-    add('--output', default='models_structure_summary', metavar='PREFIX', help='of the files .json, .txt and .html')
+    add('--dirs', nargs='+', type=Path, default=[Path('baselines'), Path('results')], metavar='DIR',
+        help='folders with a folder for each model (baselines results)')  # fmt: skip
+    add('--output', default='models_structure_summary', metavar='PREFIX',
+        help='what files are called before .json, .txt, .html (models_structure_summary)')  # fmt: skip
     add('--plots', action='store_true', help='draw PREFIX_retention.png and PREFIX_comparison.png, too')
     options = parser.parse_args(argv)
     prefix = _prefix(options.output)
@@ -50,14 +54,25 @@ def _run(argv: Sequence[str]) -> None:
     }
     if options.plots:
         files |= _plots(models, prefix.name)
-    try:
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            with atomic_write(prefix.parent / name, 'w' if isinstance(content, str) else 'wb') as file:
-                file.write(content)
-    except OSError as error:
-        raise UserError(f'{prefix.parent}: cannot be written to: {error.strerror}') from error
+    _write(prefix.parent, files)
     say(f'written to {prefix.parent}: {", ".join(files)}')
+
+
+def _write(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Writes all files, or none."""
+    name = ''
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:  # each appears under its name at the end
+            for name, content in files.items():
+                if (folder / name).is_dir():  # where renaming would fail, the others done
+                    raise IsADirectoryError(errno.EISDIR, 'it is a folder')
+                mode = 'w' if isinstance(content, str) else 'wb'
+                file = stack.enter_context(atomic_write(folder / name, mode))
+                file.write(content)
+                file.flush()
+    except OSError as error:
+        raise UserError(f'{folder / name}: cannot be written: {error.strerror}') from error
 
 
 def _prefix(text: str) -> Path:

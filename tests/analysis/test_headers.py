@@ -1,6 +1,7 @@
 """Reading headers: every format, nothing executed, nothing loaded, no traceback whatever the bytes are."""
 
 import collections
+import dataclasses
 import json
 import pickle
 import random
@@ -111,6 +112,50 @@ def test_whole_model_of_an_unknown_class(tmp_path, monkeypatch, legacy, wrapped)
     assert headers.tensors['head.weight'].storage == headers.tensors['embed.weight'].storage  # tied
     assert 'scratch' not in headers.tensors
     assert 'gone_headers.Net' in headers.classes
+
+
+@pytest.mark.parametrize('protocol', [3, 4, 5])
+def test_whole_model_in_a_plain_pickle(tmp_path, protocol):
+    """Each storage is a file of torch inside; of a long one only its head is read."""
+    net, path = Net(), tmp_path / 'pruned_model.bin'
+    net.wide, net.part = nn.Parameter(torch.randn(100, 300)), nn.Parameter(torch.randn(200, 300)[50:])
+    path.write_bytes(pickle.dumps({'model': net, 'tokenizer': None}, protocol))
+    headers, state = read_headers(path), net.state_dict()
+    assert headers.kind == 'pickle' and set(headers.tensors) == set(state)
+    check(dataclasses.replace(headers, tensors={name: headers.tensors[name] for name in state}), state)
+    assert headers.tensors['wide'].offset and headers.tensors['part'].offset
+    assert headers.tensors['head.weight'].storage == headers.tensors['embed.weight'].storage
+    assert len({entry.storage for entry in headers.tensors.values()}) == len(state) - 1
+    data = path.read_bytes()
+    path.write_bytes(data.replace(struct.pack('<q', 30000), struct.pack('<q', 30001)))
+    with pytest.raises(HeaderError, match='cut'):
+        read_headers(path)
+    path.write_bytes(data[: headers.tensors['wide'].offset + 1000])
+    with pytest.raises(HeaderError, match='cut'):
+        read_headers(path)
+
+
+class ByValue(pickle._Pickler):
+    """Saves the classes of a script as dill does: what builds them stands in the file, not their name."""
+
+    def reducer_override(self, item):
+        if item is type:
+            return sys.modules['dill._dill']._load_type, ('TypeType',)
+        if isinstance(item, type) and item.__module__ == __name__:
+            return sys.modules['dill._dill']._create_type, (type, item.__name__, item.__bases__, {})
+        return NotImplemented
+
+
+def test_whole_model_whose_class_is_in_the_file(tmp_path, monkeypatch):
+    like_dill = types.ModuleType('dill._dill')
+    for name in ('_create_type', '_load_type'):
+        setattr(like_dill, name, type(name, (), {'__module__': 'dill._dill'}))
+    for name, module in (('dill', types.ModuleType('dill')), ('dill._dill', like_dill)):
+        monkeypatch.setitem(sys.modules, name, module)
+    saver = types.SimpleNamespace(__name__='like_dill', Pickler=ByValue)
+    torch.save({'model': Net(), 'tokenizer': None}, tmp_path / 'pruned_model.bin', pickle_module=saver)
+    headers = read_headers(tmp_path / 'pruned_model.bin')
+    assert set(headers.tensors) == set(Net().state_dict()) and 'dill._dill._create_type' in headers.classes
 
 
 def test_safetensors(tmp_path, state):
@@ -228,6 +273,8 @@ def valid_files(folder: Path) -> list[Path]:
         for number, saved in enumerate((net.state_dict(), {'model': net}, {'state_dict': net.state_dict()})):
             files.append(folder / f'{number}{legacy}.pth')
             torch.save(saved, files[-1], _use_new_zipfile_serialization=not legacy)
+    files.append(folder / 'plain.pth')
+    files[-1].write_bytes(pickle.dumps({'model': net, 'wide': torch.ones(3000)}))
     return [*files, as_safetensors(net.state_dict(), folder / 'a.safetensors')]
 
 
@@ -252,7 +299,7 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 
 def test_fuzz(tmp_path):
-    """2,100 damaged files: an error of one line, or what is said holds: shapes fit the bytes that are there."""
+    """2,400 damaged files: an error of one line, or what is said holds: shapes fit the bytes that are there."""
     draw, outcomes = random.Random(0), collections.Counter()
     for source in valid_files(tmp_path):
         data = source.read_bytes()

@@ -81,7 +81,8 @@ is not among the MACs. Activations are elements of the results of products and s
 {{ amount(row.sampling_macs) }}{{ amount(row.activations) }}
 {% if heading == 'module' %}<td data-v="{{ row.calls }}">{{ row.calls or '' }}</td>{% endif %}
 {% if timing %}{% if row.ms is none %}<td data-v=""></td>
-{% else %}{{ part(row.ms, total.ms, ('%.1f' if row.ms >= 100 else '%.2f') | format(row.ms)) }}{% endif %}{% endif %}</tr>
+{% else %}{{ part(row.ms, total.ms, ('%.1f' if row.ms >= 100 else '%.2f') | format(row.ms)) }}{% endif %}
+{% endif %}</tr>
 {% endfor %}
 {% endcall %}
 {% endfor %}

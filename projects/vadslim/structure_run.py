@@ -66,7 +66,7 @@ def analyse_run(options: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
-    from .analysis.run_report import print_run
+    from .analysis.run_tables import print_run
 
     report = run_report(options)
     print_run(report, Console(markup=False, highlight=False))
@@ -122,7 +122,7 @@ def write_run(report: Any, folder: Path) -> list[Path]:
     from rich.console import Console
 
     from .analysis.run_page import render_run
-    from .analysis.run_report import print_run
+    from .analysis.run_tables import print_run
     from .files import atomic_write
 
     try:

@@ -1,17 +1,14 @@
 """What one forward costs, module by module, on a network whose figures are known."""
 
-import io
 import json
 
 import pytest
 import torch
-from rich.console import Console
 from torch import nn
 
 from vadslim.analysis.example import Change, Example
 from vadslim.analysis.latency import Latency
-from vadslim.analysis.run_page import render_run
-from vadslim.analysis.run_report import Collected, collect, compute, print_run, remarks, timed_modules
+from vadslim.analysis.run_report import Collected, collect, compute, timed_modules
 
 LINEAR = 3 * 4 * 4  # MACs of a layer on three rows
 DIFFERENCE = 1000
@@ -116,31 +113,6 @@ def test_depth_and_no_times():
     assert list(rows(found.modules)) == ['stem', 'stack', 'table', 'spare']
     assert found.latency is None and found.total.ms is None and found.modules[0].share is None
     assert found.parts == [] and found.alternatives == {}
-
-
-def text_of(report, width):
-    stream = io.StringIO()
-    print_run(report, Console(file=stream, width=width))
-    return stream.getvalue()
-
-
-def test_printed(report):
-    text = text_of(report, 160)
-    assert 'MACs         228 (matrix products' in text and '2,180 as another' in text
-    assert '│ │   layers' not in text and '│   layers' in text and 'Sequential' in text
-    assert 'not used by this forward: 2 parameters (6 numbers): spare.weight, spare.bias' in text
-    narrow = text_of(report, 60)
-    assert 'Sequential' not in narrow and max(map(len, narrow.splitlines()[8:-2])) <= 60
-
-
-def test_what_could_not_be_counted_is_printed():
-    class Spectral(nn.Module):
-        def forward(self, x):
-            return torch.fft.fft(x)
-
-    found = compute(collect(Spectral(), example()))
-    assert any('fft' in line and line.startswith('not counted') for line in remarks(found))
-    assert 'fft' in render_run(found)
 
 
 def test_json_holds_everything(report):

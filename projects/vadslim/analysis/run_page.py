@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from vadslim.analysis import html_page
 from vadslim.analysis.complexity import human
-from vadslim.analysis.run_report import RunReport, remarks, timing
+from vadslim.analysis.run_report import RunReport
+from vadslim.analysis.run_tables import remarks, timing
 
 
 def render_run(report: RunReport) -> str:

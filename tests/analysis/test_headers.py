@@ -1,6 +1,7 @@
 """Reading headers: every format, nothing executed, nothing loaded, no traceback whatever the bytes are."""
 
 import collections
+import dataclasses
 import json
 import pickle
 import random
@@ -113,6 +114,50 @@ def test_whole_model_of_an_unknown_class(tmp_path, monkeypatch, legacy, wrapped)
     assert 'gone_headers.Net' in headers.classes
 
 
+@pytest.mark.parametrize('protocol', [3, 4, 5])
+def test_whole_model_in_a_plain_pickle(tmp_path, protocol):
+    """Each storage is a file of torch inside; of a long one only its head is read."""
+    net, path = Net(), tmp_path / 'pruned_model.bin'
+    net.wide, net.part = nn.Parameter(torch.randn(100, 300)), nn.Parameter(torch.randn(200, 300)[50:])
+    path.write_bytes(pickle.dumps({'model': net, 'tokenizer': None}, protocol))
+    headers, state = read_headers(path), net.state_dict()
+    assert headers.kind == 'pickle' and set(headers.tensors) == set(state)
+    check(dataclasses.replace(headers, tensors={name: headers.tensors[name] for name in state}), state)
+    assert headers.tensors['wide'].offset and headers.tensors['part'].offset
+    assert headers.tensors['head.weight'].storage == headers.tensors['embed.weight'].storage
+    assert len({entry.storage for entry in headers.tensors.values()}) == len(state) - 1
+    data = path.read_bytes()
+    path.write_bytes(data.replace(struct.pack('<q', 30000), struct.pack('<q', 30001)))
+    with pytest.raises(HeaderError, match='cut'):
+        read_headers(path)
+    path.write_bytes(data[: headers.tensors['wide'].offset + 1000])
+    with pytest.raises(HeaderError, match='cut'):
+        read_headers(path)
+
+
+class ByValue(pickle._Pickler):
+    """Saves the classes of a script as dill does: what builds them stands in the file, not their name."""
+
+    def reducer_override(self, item):
+        if item is type:
+            return sys.modules['dill._dill']._load_type, ('TypeType',)
+        if isinstance(item, type) and item.__module__ == __name__:
+            return sys.modules['dill._dill']._create_type, (type, item.__name__, item.__bases__, {})
+        return NotImplemented
+
+
+def test_whole_model_whose_class_is_in_the_file(tmp_path, monkeypatch):
+    like_dill = types.ModuleType('dill._dill')
+    for name in ('_create_type', '_load_type'):
+        setattr(like_dill, name, type(name, (), {'__module__': 'dill._dill'}))
+    for name, module in (('dill', types.ModuleType('dill')), ('dill._dill', like_dill)):
+        monkeypatch.setitem(sys.modules, name, module)
+    saver = types.SimpleNamespace(__name__='like_dill', Pickler=ByValue)
+    torch.save({'model': Net(), 'tokenizer': None}, tmp_path / 'pruned_model.bin', pickle_module=saver)
+    headers = read_headers(tmp_path / 'pruned_model.bin')
+    assert set(headers.tensors) == set(Net().state_dict()) and 'dill._dill._create_type' in headers.classes
+
+
 def test_safetensors(tmp_path, state):
     headers = read_headers(as_safetensors(state, tmp_path / 'a.safetensors', format='pt'))
     assert headers.kind == 'safetensors' and headers.meta == {'format': 'pt'}
@@ -154,6 +199,147 @@ def test_folder_with_shards(tmp_path, state, suffix):
     (tmp_path / f'{stem}.index.json').write_text(json.dumps(index))
     with pytest.raises(HeaderError, match='is no file of weights beside it'):
         read_headers(tmp_path)
+
+
+def numbered(folder: Path, state: dict, count: int, suffix: str = 'safetensors') -> list[Path]:
+    """Shards as Hugging Face names them, without their index."""
+    files = [folder / f'model-{i + 1:05}-of-{count:05}.{suffix}' for i in range(count)]
+    for i, file in enumerate(files):
+        part = {name: state[name] for name in list(state)[i::count]}
+        as_safetensors(part, file) if suffix == 'safetensors' else torch.save(part, file)
+    return files
+
+
+@pytest.mark.parametrize('suffix', ['safetensors', 'bin'])
+def test_numbered_shards_without_an_index(tmp_path, state, suffix):
+    state = {name: value for name, value in state.items() if name != 'head.weight'}
+    files = numbered(tmp_path, state, 3, suffix)
+    for beside in ('training_args.bin', 'optimizer.pt', 'rng_state_0.pth'):
+        torch.save({'x': 1}, tmp_path / beside)
+    headers = read_headers(tmp_path)
+    assert set(headers.tensors) == set(state) and headers.files == files and headers.path == tmp_path
+    files[2].rename(tmp_path / 'gone')
+    with pytest.raises(HeaderError, match=r'2 of 3 files .* no index; number 3 is missing'):
+        read_headers(tmp_path)
+    files[1].unlink()
+    with pytest.raises(HeaderError, match=r'1 of 3 files .* number 2 is missing'):
+        read_headers(tmp_path)
+    (tmp_path / 'gone').rename(files[2])
+    files[1].write_bytes(files[0].read_bytes())
+    with pytest.raises(HeaderError, match='once more, and there is no index'):
+        read_headers(tmp_path)
+
+
+def test_folders_with_other_names(tmp_path, state):
+    """One file of whatever name; of both formats safetensors; what no index names counts, too."""
+    as_safetensors(state, tmp_path / 'consolidated.safetensors')
+    torch.save({'a': torch.ones(1)}, tmp_path / 'other.bin')
+    check(read_headers(tmp_path), state)
+    as_safetensors(state, tmp_path / 'more.safetensors')
+    with pytest.raises(HeaderError, match=r'several checkpoints \(consolidated.safetensors, more.safetensors\)'):
+        read_headers(tmp_path)
+    (tmp_path / 'x.safetensors.index.json').write_text(json.dumps({'weight_map': {'number': 'more.safetensors'}}))
+    headers = read_headers(tmp_path)
+    assert list(headers.tensors)[0] == 'number' and set(headers.tensors) == set(state)
+    for wrong in ({'a': 'x.safetensors.index.json'}, {'a': 3}, {'a': ['b']}, {'a': '..'}):
+        (tmp_path / 'x.safetensors.index.json').write_text(json.dumps({'weight_map': wrong}))
+        with pytest.raises(HeaderError, match='is no file of weights beside it|no such file'):
+            read_headers(tmp_path)
+
+
+def test_a_header_that_looks_like_a_pickle(tmp_path, state):
+    """The length of a header comes first; 640 begins as a pickle does."""
+    for length in (0x280, 0x380, 0x10480):
+        path = as_safetensors({'a': torch.ones(3)}, tmp_path / 'a.safetensors')
+        text = path.read_bytes()[8:-12]
+        path.write_bytes(struct.pack('<Q', length) + text + b' ' * (length - len(text)) + path.read_bytes()[-12:])
+        assert path.read_bytes()[:1] == b'\x80' and list(read_headers(path).tensors) == ['a']
+
+
+@pytest.mark.parametrize('name', ['a b\n c.pth', 'ü\udcff.pth', "'; rm -rf", '-x', '[red]'])
+def test_odd_paths(tmp_path, name):
+    torch.save({'a': torch.ones(1)}, (tmp_path / 'x.pth'))
+    (tmp_path / 'x.pth').rename(tmp_path / name)
+    headers = read_headers(tmp_path / name)
+    assert headers.tensors['a'].storage[0] == str(tmp_path / name)
+    (tmp_path / name).write_bytes(b'')
+    with pytest.raises(HeaderError) as caught:
+        read_headers(tmp_path / name)
+    assert '\n' not in str(caught.value)
+
+
+def header(**fields) -> str:
+    return json.dumps({'a': {'dtype': 'U8', 'shape': [2], 'data_offsets': [0, 2], **fields}})
+
+
+SAFETENSORS = {
+    'a hole': (header(data_offsets=[1, 3]), 3),
+    'bytes behind': (header(), 3),
+    'cut': (header(), 1),
+    'a key twice': (header()[:-1] + ', ' + header()[1:], 2),
+    'a field twice': (header().replace('"dtype"', '"dtype": "U8", "dtype"'), 2),
+    'a number in the metadata': (header()[:-1] + ', "__metadata__": {"a": 1}}', 2),
+    'a list as metadata': (header()[:-1] + ', "__metadata__": []}', 2),
+    'NaN': (header(x=float('nan')), 2),
+    'half a character': (header().replace('"a"', '"\\ud800"'), 2),
+    'UTF-16': (header().encode('utf-16-le'), 2),
+    'no UTF-8': (header().encode().replace(b'"a"', b'"\xff"'), 2),
+    'text behind': (header() + '}', 2),
+    'an unknown type': (header(dtype='I4'), 2),
+    'a type it does not have': (header(dtype='C128', data_offsets=[0, 32]), 32),
+    'true': (header(shape=[True, 2]), 2),
+    'a float': (header(shape=[2.0]), 2),
+    'minus': (header(shape=[-2], data_offsets=[2, 0]), 2),
+    'too many': (header(shape=[2**40, 2**40, 0], data_offsets=[0, 0]), 0),
+    'half a byte': (header(dtype='F4', shape=[3]), 2),
+    'two of three bytes': (header(dtype='F6_E2M3', shape=[3], data_offsets=[0, 3]), 3),
+}
+
+
+@pytest.mark.parametrize('name', SAFETENSORS)
+def test_damaged_safetensors(tmp_path, name):
+    """What the format forbids is refused, as the library does."""
+    text, size = SAFETENSORS[name]
+    text = text.encode() if isinstance(text, str) else text
+    (tmp_path / 'a.safetensors').write_bytes(struct.pack('<Q', len(text)) + text + bytes(size))
+    with pytest.raises(HeaderError):
+        read_headers(tmp_path / 'a.safetensors')
+    if name != 'a key twice':  # where the library takes the last
+        safetensors = pytest.importorskip('safetensors')
+        with pytest.raises(safetensors.SafetensorError):
+            safetensors.deserialize((tmp_path / 'a.safetensors').read_bytes())
+
+
+def test_as_the_library_reads(tmp_path):
+    """700 damaged files: what the library refuses is refused, what it reads is read alike."""
+    safetensors = pytest.importorskip('safetensors')
+    net, draw, outcomes = Net().half(), random.Random(1), collections.Counter()
+    path = tmp_path / 'a.safetensors'
+    data = as_safetensors(net.state_dict(), path, format='pt').read_bytes()
+    for _ in range(700):
+        damaged = mutated(data, draw) if draw.random() < 0.5 else data.replace(*draw.choice(SWAPS))
+        damaged = damaged.replace(*draw.choice(SWAPS), draw.randrange(2))
+        path.write_bytes(damaged)
+        try:
+            read = safetensors.deserialize(damaged)
+            theirs = {name: (item['dtype'], tuple(item['shape'])) for name, item in read}
+        except safetensors.SafetensorError:
+            theirs = None
+        try:
+            ours = {name: (entry.dtype, entry.shape) for name, entry in read_headers(path).tensors.items()}
+        except HeaderError:
+            ours = None
+        assert ours == theirs, damaged[:2000]
+        outcomes['refused' if ours is None else 'read'] += 1
+    assert min(outcomes.values()) > 100, outcomes
+
+
+#: the same lengths, so that the rest stays where it is
+SWAPS = [
+    (b'"F16"', b'"I16"'), (b'"F16"', b'"U16"'), (b'"F16"', b'"F32"'), (b'[4]', b'[2]'), (b'[7, 4]', b'[4, 7]'),
+    (b'embed', b'EMBED'), (b'.weight', b'.WEIGHT'), (b'bias', b'ba\x00s'), (b'format', b'forma\\'), (b'"pt"', b'1234'),
+    (b'"pt"', b'null'), (b'[4]', b'[-]'), (b'[4]', b'4  '), (b': ', b':  '), (b', ', b',,'), (b'}, ', b'},\n'),
+]  # fmt: skip
 
 
 def test_folder_with_a_config_only(tmp_path):
@@ -228,6 +414,8 @@ def valid_files(folder: Path) -> list[Path]:
         for number, saved in enumerate((net.state_dict(), {'model': net}, {'state_dict': net.state_dict()})):
             files.append(folder / f'{number}{legacy}.pth')
             torch.save(saved, files[-1], _use_new_zipfile_serialization=not legacy)
+    files.append(folder / 'plain.pth')
+    files[-1].write_bytes(pickle.dumps({'model': net, 'wide': torch.ones(3000)}))
     return [*files, as_safetensors(net.state_dict(), folder / 'a.safetensors')]
 
 
@@ -252,7 +440,7 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 
 def test_fuzz(tmp_path):
-    """2,100 damaged files: an error of one line, or what is said holds: shapes fit the bytes that are there."""
+    """2,400 damaged files: an error of one line, or what is said holds: shapes fit the bytes that are there."""
     draw, outcomes = random.Random(0), collections.Counter()
     for source in valid_files(tmp_path):
         data = source.read_bytes()

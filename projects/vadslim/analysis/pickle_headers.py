@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .headers import SIZES, Entry, HeaderError, Headers
-from .unpickler import BUILD, LONGEST_NAME, Bounded, Reader, Refused, Tensor, Thing
+from .unpickler import BUILD, LONGEST_NAME, Blob, Bounded, Reader, Refused, Storage, Tensor, Thing
 
 DEEPEST = 100  # modules in modules
+MOST_PARTS = 4  # a checkpoint in a checkpoint ...
 MOST_META = 20_000_000  # values in ``meta``, each as often as it stands there
 
 
@@ -86,7 +87,7 @@ def _start(file: BinaryIO, record: zipfile.ZipInfo) -> int | None:
     return record.header_offset + 30 + int(name) + int(extra) if record.compress_type == zipfile.ZIP_STORED else None
 
 
-MAGIC = 0x1950A86A20F9469CFC6C
+MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 
 def read_pickle(path: Path, file: BinaryIO, size: int) -> Headers:
@@ -95,12 +96,14 @@ def read_pickle(path: Path, file: BinaryIO, size: int) -> Headers:
     Args and errors as of :func:`read_zip`.
     """
     bounded = Bounded(file, size)
-    reader = Reader(bounded)
+    starts: dict[str, int | None] = {}
+    build = {**BUILD, 'torch.storage._load_from_bytes': lambda reader, blob: _stored(reader, blob, starts)}
+    reader = Reader(bounded, build)
     content = _load(path, reader)
     if type(content) is not int or content != MAGIC:
-        return _of_content(path, 'pickle', content, reader, {})
+        return _of_content(path, 'pickle', content, reader, starts)
     version = _load(path, Reader(bounded))
-    if type(version) is not int or version != 1001:
+    if type(version) is not int or version != VERSION:
         raise HeaderError(f'{path}: its version of the legacy format is not known')
     system = _load(path, Reader(bounded))
     reader = Reader(bounded)
@@ -108,7 +111,6 @@ def read_pickle(path: Path, file: BinaryIO, size: int) -> Headers:
     keys = _load(path, Reader(bounded))
     if not isinstance(keys, list) or not all(type(key) in (str, int) for key in keys):
         raise HeaderError(f'{path}: its list of storages is missing or damaged')
-    starts: dict[str, int | None] = {}
     for key in map(str, keys):
         storage = reader.storages.get(key)
         head = file.read(8)
@@ -122,6 +124,29 @@ def read_pickle(path: Path, file: BinaryIO, size: int) -> Headers:
         raise HeaderError(f'{path}: its list of storages is missing or damaged')
     big = isinstance(system, dict) and system.get('little_endian') is False
     return _of_content(path, 'torch legacy', content, reader, starts, big)
+
+
+def _stored(reader: Reader, blob: Any, starts: dict[str, int | None]) -> Storage:
+    """A storage that is itself a file of the legacy format: ``pickle.dump`` and ``dill.dump`` write each tensor so."""
+    if not isinstance(blob, Blob):
+        raise Refused('a storage that is no bytes')
+    reader.pay(blob.head)  # one object could be read many times
+    file = Bounded(io.BytesIO(blob.head), len(blob.head))
+    parts = []
+    for _ in range(5):
+        part = Reader(file)
+        parts.append(part.load())
+        reader.names |= part.names
+    storage, keys = parts[3:]
+    if parts[:2] != [MAGIC, VERSION] or not isinstance(storage, Storage) or keys != [storage.key]:
+        raise Refused('a storage that is no file of torch')
+    count = struct.unpack('<q', file.read(8))[0]
+    if count != storage.count or file.tell() + count * SIZES[storage.dtype] != blob.length:
+        raise Refused('a storage that is cut')
+    own = Storage(storage.dtype, str(len(reader.storages)), count)
+    reader.storages[own.key] = own
+    starts[own.key] = blob.start + file.tell()
+    return own
 
 
 # --- the model in it ---------------------------------------------------------------------------------------
@@ -146,7 +171,7 @@ def _of_content(
 ) -> Headers:
     tensors: dict[str, Entry] = {}
     try:
-        for name, tensor in _named(_model(content)):
+        for name, tensor in _named(_model(content), set()):
             if name in tensors:
                 raise Refused(f'two tensors of the name {name!r:.80}')
             key = tensor.storage.key if tensor.storage else name
@@ -178,21 +203,27 @@ def _runs_code(name: str) -> bool:
 
 
 def _model(content: Any) -> Any:
-    """The part of a checkpoint that is the model."""
-    for _ in range(DEEPEST):
-        if not isinstance(content, dict):
+    """The part of a checkpoint that is the model: the first that holds tensors."""
+    barren: set[int] = set()  # containers that hold none; they may be part of all parts
+    for _ in range(MOST_PARTS):
+        for key in _PARTS if isinstance(content, dict) else ():
+            part = content.get(key)
+            if isinstance(part, dict | Thing):
+                seen = set(barren)
+                if next(_named(part, seen), None):
+                    content = part
+                    break
+                barren = seen
+        else:
             break
-        parts = (content[key] for key in _PARTS if isinstance(content.get(key), dict | Thing))
-        part = next((part for part in parts if next(_named(part), None)), None)
-        if part is None:
-            break
-        content = part
     return content
 
 
-def _named(item: Any) -> Iterator[tuple[str, Tensor]]:
-    """Tensors by dotted names; of a module its parameters, its buffers that are kept, and its children."""
-    seen: set[int] = set()  # a module, or a container, that is there twice counts once
+def _named(item: Any, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by dotted names; of a module its parameters, its buffers that are kept, and its children.
+
+    ``seen`` takes the containers: one that is there twice counts once.
+    """
     todo = [('', iter([('', item)]))]
     while todo:
         prefix, pairs = todo[-1]
@@ -212,7 +243,7 @@ def _named(item: Any) -> Iterator[tuple[str, Tensor]]:
 
 def _text(key: Any) -> str:
     text = str(key) if isinstance(key, str | int | float) else '?'
-    if len(text) > LONGEST_NAME or not text.isascii() and '\ufffd' in text.encode(errors='replace').decode():
+    if len(text) > LONGEST_NAME or text.encode(errors='ignore').decode() != text:  # half a character
         raise Refused(f'a tensor of the name {text!r:.80}, which nobody could read')
     return text
 

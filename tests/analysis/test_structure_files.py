@@ -35,7 +35,7 @@ def test_short_gpt_against_llama():
 
 
 def test_heavy_light_and_zero_layers():
-    """More than 80 %, less than 20 %; a limit itself is neither. An Identity is a zero layer, whatever is said."""
+    """An Identity is a zero layer, whatever the file says of it."""
     left = [FULL, (0.5, 0.5), (0.1, 0.1), (0, 0), (0, 0, 0), (0.9, 0.9), (0, 1.0)]
     before, after = structure(left=[FULL] * 7), structure(left=left)
     assert [one['is_zero_layer'] for one in after['layers'][3:5]] == [True, False]
@@ -44,10 +44,19 @@ def test_heavy_light_and_zero_layers():
     assert [row['is_zero'] for row in found['layer_pruning']] == [False, False, False, True, True, False, False]
     assert found['layer_pruning'][6]['attention_reduction_ratio'] == 1.0
     assert read_structure(after)['zero_layers'] == [3, 4]
-    row = {key: {'original': 100, 'pruned': 20} for key in ('total', 'attention')}
-    row |= {'layer_idx': 0, 'mlp': {'original': 0, 'pruned': 0}, 'is_zero_layer': False}
-    found = read_comparison({**comparison(before, after), 'layers': [row, {**row, 'layer_idx': 1}]})
-    assert found['heavy_layers'] == [] and found['layer_pruning'][0]['mlp_reduction_ratio'] is None
+
+
+def test_limits():
+    """80 % is not heavy, 20 % is not light; a layer without attention and MLP is empty when nothing is left."""
+    nothing = {'original': 0, 'pruned': 0}
+    rows = [
+        {'layer_idx': index, 'total': {'original': 100, 'pruned': left}, 'attention': nothing, 'mlp': nothing}
+        for index, left in enumerate((20, 19, 80, 81, 0))
+    ]
+    found = read_comparison({**comparison(DENSE, SHORT), 'layers': rows})
+    assert (found['heavy_layers'], found['light_layers']) == ([1, 4], [3])
+    assert [row['is_zero'] for row in found['layer_pruning']] == [False] * 4 + [True]
+    assert found['layer_pruning'][0]['mlp_reduction_ratio'] is None
 
 
 def test_layers_that_are_not_listed():

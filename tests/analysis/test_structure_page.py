@@ -101,7 +101,7 @@ def test_stacks_are_named():
 def test_what_was_counted_and_named():
     data = {**SHORT, 'size_bytes': 13_006_954_496, 'path': '<i>', 'kind': 'safetensors'}
     zeros = {'elements': 8, 'zeros': 2, 'units': 4, 'zero_units': 0}
-    layers = [{**one, 'name': f'model.layers.{one["layer_idx"]}', 'zeros': zeros} for one in SHORT['layers']]
+    layers = [{**one, 'name': f'<u>.{one["layer_idx"]}', 'zeros': zeros} for one in SHORT['layers']]
     data |= {'zeros': zeros, 'layers': layers}
     text = render_page([summarize('m', data)], 'a title')
     heads, row = table(text, 'Models')
@@ -109,7 +109,7 @@ def test_what_was_counted_and_named():
     assert (shown['bytes'], shown['zeros %'], shown['zero units %']) == ('13 GB', '25.0', '0.0')
     rows = Page(text).rows
     assert ['path', '<i>'] in rows and '<h1>a title</h1>' in text
-    assert ['24', 'model.layers.24', '218,112,000', '41,943,040', '176,160,768', '8,192', '25.0%', '0.0%', ''] in rows
+    assert ['24', '<u>.24', '218,112,000', '41,943,040', '176,160,768', '8,192', '25.0%', '0.0%', ''] in rows
 
 
 def test_a_model_without_layers_and_one_that_grew():

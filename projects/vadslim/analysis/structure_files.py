@@ -172,7 +172,8 @@ def _not_listed(params: int, listed: Sequence[int]) -> int | None:
     size = max(listed, default=0)
     if params == 0:
         return 0
-    return params // size if params > 0 and size == min(listed, default=0) > 0 == params % size else None
+    of_one_size = size > 0 and size == min(listed)
+    return params // size if of_one_size and params > 0 and params % size == 0 else None
 
 
 def _sparsity(data: Data, where: str = '') -> tuple[float | None, float | None]:

@@ -112,6 +112,7 @@ def test_names_of_texts_and_tasks(tmp_path):
         'ARC-Easy': 0.2,
         'obqa': {'accuracy': 0.3},
         'siqa': 0.9,
+        'arc_clever': 0.9,
         'boolq': 0.4,
         'boolq_hard': 0.5,
     }
@@ -131,7 +132,7 @@ def test_names_of_texts_and_tasks(tmp_path):
 def test_of_several_texts_the_plain_one_whatever_the_order(tmp_path):
     names = {
         'wikitext2 (wikitext-2-raw-v1)': 2.0,
-        'wikitext2 (train)': 3.0,
+        'a train of wikitext2': 3.0,
         'wikitext2': 1.0,
         'ptb_b': 5.0,
         'ptb_a': 4.0,
@@ -297,6 +298,16 @@ def test_layers_of_a_comparison(tmp_path):
     (row,) = read_results(tmp_path).rows
     assert (row.values[LISTS[0]], row.values[LISTS[1]]) == ('[3]', '[3, 7]')  # 1 / 20 is not below 5 %
     assert row.values[STD] == pytest.approx(statistics.stdev([0.05, 0.04, 1]))
+
+
+def test_layers_that_left_without_a_trace(tmp_path):
+    path = write(tmp_path / 'x', evaluation(), [0.5, 1]) / 'analysis' / 'pruning_comparison.json'
+    found = comparison([0.5, 1])
+    for layers, notes in ((2, 0), (3, 1)):
+        path.write_text(json.dumps({**found, 'layer_params': {'original': layers * DENSE_LAYER}}))
+        results = read_results(tmp_path)
+        assert len(results.notes) == notes and results.rows[0].values[STD] == pytest.approx(math.sqrt(0.125))
+    assert 'layers with 218,112,000 of 654,336,000 parameters left without a trace' in results.notes[0]
 
 
 def test_swapped_roles_are_noticed(tmp_path):

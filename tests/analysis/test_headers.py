@@ -201,6 +201,147 @@ def test_folder_with_shards(tmp_path, state, suffix):
         read_headers(tmp_path)
 
 
+def numbered(folder: Path, state: dict, count: int, suffix: str = 'safetensors') -> list[Path]:
+    """Shards as Hugging Face names them, without their index."""
+    files = [folder / f'model-{i + 1:05}-of-{count:05}.{suffix}' for i in range(count)]
+    for i, file in enumerate(files):
+        part = {name: state[name] for name in list(state)[i::count]}
+        as_safetensors(part, file) if suffix == 'safetensors' else torch.save(part, file)
+    return files
+
+
+@pytest.mark.parametrize('suffix', ['safetensors', 'bin'])
+def test_numbered_shards_without_an_index(tmp_path, state, suffix):
+    state = {name: value for name, value in state.items() if name != 'head.weight'}
+    files = numbered(tmp_path, state, 3, suffix)
+    for beside in ('training_args.bin', 'optimizer.pt', 'rng_state_0.pth'):
+        torch.save({'x': 1}, tmp_path / beside)
+    headers = read_headers(tmp_path)
+    assert set(headers.tensors) == set(state) and headers.files == files and headers.path == tmp_path
+    files[2].rename(tmp_path / 'gone')
+    with pytest.raises(HeaderError, match=r'2 of 3 files .* no index; number 3 is missing'):
+        read_headers(tmp_path)
+    files[1].unlink()
+    with pytest.raises(HeaderError, match=r'1 of 3 files .* number 2 is missing'):
+        read_headers(tmp_path)
+    (tmp_path / 'gone').rename(files[2])
+    files[1].write_bytes(files[0].read_bytes())
+    with pytest.raises(HeaderError, match='once more, and there is no index'):
+        read_headers(tmp_path)
+
+
+def test_folders_with_other_names(tmp_path, state):
+    """One file of whatever name; of both formats safetensors; what no index names counts, too."""
+    as_safetensors(state, tmp_path / 'consolidated.safetensors')
+    torch.save({'a': torch.ones(1)}, tmp_path / 'other.bin')
+    check(read_headers(tmp_path), state)
+    as_safetensors(state, tmp_path / 'more.safetensors')
+    with pytest.raises(HeaderError, match=r'several checkpoints \(consolidated.safetensors, more.safetensors\)'):
+        read_headers(tmp_path)
+    (tmp_path / 'x.safetensors.index.json').write_text(json.dumps({'weight_map': {'number': 'more.safetensors'}}))
+    headers = read_headers(tmp_path)
+    assert list(headers.tensors)[0] == 'number' and set(headers.tensors) == set(state)
+    for wrong in ({'a': 'x.safetensors.index.json'}, {'a': 3}, {'a': ['b']}, {'a': '..'}):
+        (tmp_path / 'x.safetensors.index.json').write_text(json.dumps({'weight_map': wrong}))
+        with pytest.raises(HeaderError, match='is no file of weights beside it|no such file'):
+            read_headers(tmp_path)
+
+
+def test_a_header_that_looks_like_a_pickle(tmp_path, state):
+    """The length of a header comes first; 640 begins as a pickle does."""
+    for length in (0x280, 0x380, 0x10480):
+        path = as_safetensors({'a': torch.ones(3)}, tmp_path / 'a.safetensors')
+        text = path.read_bytes()[8:-12]
+        path.write_bytes(struct.pack('<Q', length) + text + b' ' * (length - len(text)) + path.read_bytes()[-12:])
+        assert path.read_bytes()[:1] == b'\x80' and list(read_headers(path).tensors) == ['a']
+
+
+@pytest.mark.parametrize('name', ['a b\n c.pth', 'ü\udcff.pth', "'; rm -rf", '-x', '[red]'])
+def test_odd_paths(tmp_path, name):
+    torch.save({'a': torch.ones(1)}, (tmp_path / 'x.pth'))
+    (tmp_path / 'x.pth').rename(tmp_path / name)
+    headers = read_headers(tmp_path / name)
+    assert headers.tensors['a'].storage[0] == str(tmp_path / name)
+    (tmp_path / name).write_bytes(b'')
+    with pytest.raises(HeaderError) as caught:
+        read_headers(tmp_path / name)
+    assert '\n' not in str(caught.value)
+
+
+def header(**fields) -> str:
+    return json.dumps({'a': {'dtype': 'U8', 'shape': [2], 'data_offsets': [0, 2], **fields}})
+
+
+SAFETENSORS = {
+    'a hole': (header(data_offsets=[1, 3]), 3),
+    'bytes behind': (header(), 3),
+    'cut': (header(), 1),
+    'a key twice': (header()[:-1] + ', ' + header()[1:], 2),
+    'a field twice': (header().replace('"dtype"', '"dtype": "U8", "dtype"'), 2),
+    'a number in the metadata': (header()[:-1] + ', "__metadata__": {"a": 1}}', 2),
+    'a list as metadata': (header()[:-1] + ', "__metadata__": []}', 2),
+    'NaN': (header(x=float('nan')), 2),
+    'half a character': (header().replace('"a"', '"\\ud800"'), 2),
+    'UTF-16': (header().encode('utf-16-le'), 2),
+    'no UTF-8': (header().encode().replace(b'"a"', b'"\xff"'), 2),
+    'text behind': (header() + '}', 2),
+    'an unknown type': (header(dtype='I4'), 2),
+    'a type it does not have': (header(dtype='C128', data_offsets=[0, 32]), 32),
+    'true': (header(shape=[True, 2]), 2),
+    'a float': (header(shape=[2.0]), 2),
+    'minus': (header(shape=[-2], data_offsets=[2, 0]), 2),
+    'too many': (header(shape=[2**40, 2**40, 0], data_offsets=[0, 0]), 0),
+    'half a byte': (header(dtype='F4', shape=[3]), 2),
+    'two of three bytes': (header(dtype='F6_E2M3', shape=[3], data_offsets=[0, 3]), 3),
+}
+
+
+@pytest.mark.parametrize('name', SAFETENSORS)
+def test_damaged_safetensors(tmp_path, name):
+    """What the format forbids is refused, as the library does."""
+    text, size = SAFETENSORS[name]
+    text = text.encode() if isinstance(text, str) else text
+    (tmp_path / 'a.safetensors').write_bytes(struct.pack('<Q', len(text)) + text + bytes(size))
+    with pytest.raises(HeaderError):
+        read_headers(tmp_path / 'a.safetensors')
+    if name != 'a key twice':  # where the library takes the last
+        safetensors = pytest.importorskip('safetensors')
+        with pytest.raises(safetensors.SafetensorError):
+            safetensors.deserialize((tmp_path / 'a.safetensors').read_bytes())
+
+
+def test_as_the_library_reads(tmp_path):
+    """700 damaged files: what the library refuses is refused, what it reads is read alike."""
+    safetensors = pytest.importorskip('safetensors')
+    net, draw, outcomes = Net().half(), random.Random(1), collections.Counter()
+    path = tmp_path / 'a.safetensors'
+    data = as_safetensors(net.state_dict(), path, format='pt').read_bytes()
+    for _ in range(700):
+        damaged = mutated(data, draw) if draw.random() < 0.5 else data.replace(*draw.choice(SWAPS))
+        damaged = damaged.replace(*draw.choice(SWAPS), draw.randrange(2))
+        path.write_bytes(damaged)
+        try:
+            read = safetensors.deserialize(damaged)
+            theirs = {name: (item['dtype'], tuple(item['shape'])) for name, item in read}
+        except safetensors.SafetensorError:
+            theirs = None
+        try:
+            ours = {name: (entry.dtype, entry.shape) for name, entry in read_headers(path).tensors.items()}
+        except HeaderError:
+            ours = None
+        assert ours == theirs, damaged[:2000]
+        outcomes['refused' if ours is None else 'read'] += 1
+    assert min(outcomes.values()) > 100, outcomes
+
+
+#: the same lengths, so that the rest stays where it is
+SWAPS = [
+    (b'"F16"', b'"I16"'), (b'"F16"', b'"U16"'), (b'"F16"', b'"F32"'), (b'[4]', b'[2]'), (b'[7, 4]', b'[4, 7]'),
+    (b'embed', b'EMBED'), (b'.weight', b'.WEIGHT'), (b'bias', b'ba\x00s'), (b'format', b'forma\\'), (b'"pt"', b'1234'),
+    (b'"pt"', b'null'), (b'[4]', b'[-]'), (b'[4]', b'4  '), (b': ', b':  '), (b', ', b',,'), (b'}, ', b'},\n'),
+]  # fmt: skip
+
+
 def test_folder_with_a_config_only(tmp_path):
     (tmp_path / 'config.json').write_text('{"hidden_size": 3}')
     headers = read_headers(tmp_path)

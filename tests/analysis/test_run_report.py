@@ -154,5 +154,7 @@ def test_compute_runs_nothing():
     counted = collect(Net().eval(), example()).complexity
     latency = Latency(8.0, 8.0, 8.0, 1, 0, 1, 'cpu', {'stem': 2.0})
     sizes = {'spare.weight': 4, 'spare.bias': 2}
-    collected = Collected(counted, {'': 'Net', 'stem': 'Linear'}, sizes, {}, {}, latency, '')
-    assert [(row.ms, row.share) for row in compute(collected).modules] == [(2.0, 0.25)]
+    collected = Collected(counted, {'': 'Net', 'stem': 'Linear'}, sizes, {'front': ['stem']}, {}, latency, '')
+    found = compute(collected)
+    assert [(row.ms, row.share) for row in found.modules] == [(2.0, 0.25)]
+    assert [(row.name, row.ms) for row in found.parts] == [('front', 2.0), ('other', 6.0)]

@@ -65,7 +65,7 @@ def test_ours_tell_more():
     data |= {'path': 'a/b', 'size_bytes': 7, 'tied': ['x'], 'zeros': counts}
     data['stacks'] = [{'name': 'encoder', 'num_layers': 3}, {'name': 'decoder', 'num_layers': 22}]
     data['layers'][3] |= {'name': 'encoder.3', 'zeros': {'elements': 0, 'zeros': 0, 'units': 0, 'zero_units': 0}}
-    data['layers'][4] |= {'conv': 5, 'total': LAYER + 5, 'zeros': counts}
+    data['layers'][4] |= {'conv': 5, 'total': LAYER + 7, 'zeros': counts}
     found = read_structure(data)
     assert (found['size_bytes'], found['sparsity'], found['unit_sparsity']) == (7, 0.25, 0.1)
     assert found['about'] == {
@@ -76,7 +76,7 @@ def test_ours_tell_more():
         'values_not_finite': 'a.weight',
     }
     assert found['layers'][3]['name'] == 'encoder.3' and found['layers'][3]['sparsity'] is None
-    assert (found['layers'][4]['other'], found['layers'][4]['unit_sparsity']) == (5, 0.1)
+    assert [found['layers'][4][key] for key in ('conv', 'other', 'unit_sparsity')] == [5, 2, 0.1]
 
 
 def changed(data, *keys, value=None):

@@ -36,13 +36,13 @@ def test_the_page_needs_nothing_else(text):
 def test_the_models(text):
     heads, *rows = table(text, 'Models')
     assert heads == [
-        *('model', 'parameters', 'removed %', 'layers', 'gone', 'empty', 'heavy', 'light', 'attention %', 'MLP %'),
-        'left',
+        *('model', 'parameters', 'removed %', 'left', 'layers', 'gone', 'empty', 'heavy', 'light', 'attention %'),
+        'MLP %',
     ]
     assert rows == [
-        ['', '8.03 G', '', '32', '', '0', '', '', '16.7', '70.2', ''],
-        ['', '6.5 G', '19.01', '25', '7', '0', '0', '25', '16.1', '67.7', ''],
-        ['', '5.84 G', '27.26', '32', '0', '1', '12', '20', '18.7', '63.3', ''],
+        ['', '8.03 G', '', '', '32', '', '0', '', '', '16.7', '70.2'],
+        ['', '6.5 G', '19.01', '', '25', '7', '0', '0', '25', '16.1', '67.7'],
+        ['', '5.84 G', '27.26', '', '32', '0', '1', '12', '20', '18.7', '63.3'],
     ]
     assert 'data-v="6503477248"' in text and 'data-v="19.012' in text
     assert '>r/<wbr>&lt;b&gt;<wbr>short<' not in text and 'r/<wbr>&lt;b&gt;short</a>' in text
@@ -85,6 +85,19 @@ def test_one_model_that_was_not_compared():
     assert table(text, 'Models')[0][-1] == 'MLP %'
 
 
+def test_stacks_are_named():
+    """Where all models have the same ones."""
+
+    def named(name, first):
+        found = model(name)
+        for layer in found['layers']:
+            layer['name'] = f'{"encoder" if layer["layer_idx"] < first else "decoder"}.{layer["layer_idx"]}'
+        return found
+
+    assert '0-5: encoder; 6-31: decoder' in Page(render_page([named('a', 6), named('b', 6)])).text
+    assert 'encoder;' not in render_page([named('a', 6), named('b', 7)]) + render_page([named('a', 0)])
+
+
 def test_what_was_counted_and_named():
     data = {**SHORT, 'size_bytes': 13_006_954_496, 'path': '<i>', 'kind': 'safetensors'}
     zeros = {'elements': 8, 'zeros': 2, 'units': 4, 'zero_units': 0}
@@ -102,7 +115,7 @@ def test_what_was_counted_and_named():
 def test_a_model_without_layers_and_one_that_grew():
     grown = structure('grown', [FULL] * 33)
     text = render_page([summarize('no layers', structure('no', [])), model('grown', grown)])
-    assert table(text, 'Models')[1][2:4] == ['-2.72', '33'] and Page(text).open == []
+    assert table(text, 'Models')[1][2:5] == ['-2.72', '', '33'] and Page(text).open == []
 
 
 def test_a_hundred_models_are_not_too_large(tmp_path):

@@ -217,5 +217,33 @@ def test_ours_know_which_layers_are_gone():
     assert len(model['heavy_layers']) == 7 and model['layers'][31]['norm'] == 8_192
 
 
+def test_stacks_in_another_order():
+    """Of the same names, and of a name that only one of the two has."""
+
+    def two(first, second, **more):
+        data = structure(left=[FULL, FULL, (1.0, 0.5)])
+        names = [f'{first}.0', f'{first}.1', f'{second}.0']
+        return {**data, 'layers': [{**one, 'name': name, **more} for one, name in zip(data['layers'], names)]}
+
+    before, after = two('a', 'b'), two('a', 'b')
+    after['layers'] = [{**after['layers'][place], 'layer_idx': index} for index, place in enumerate((2, 0, 1))]
+    after['layers'][0]['zeros'] = {'elements': 4, 'zeros': 1, 'units': 0, 'zero_units': 0}
+    for model in (before, after):
+        model['zero_layers'] = []
+    model = summarize('m', after, compare_structures(before, after))
+    assert [(layer['name'], layer['sparsity']) for layer in model['layers']] == [
+        ('a.0', None),
+        ('a.1', None),
+        ('b.0', 0.25),
+    ]
+    renamed = two('a', 'c', zeros={'elements': 4, 'zeros': 3, 'units': 0, 'zero_units': 0})
+    model = summarize('m', renamed, compare_structures(before, renamed))
+    assert [layer['sparsity'] for layer in model['layers']] == [0.75] * 3
+    longer = two('a', 'd')
+    longer['layers'].append({**longer['layers'][2], 'layer_idx': 3, 'name': 'd.1'})
+    longer['layer_summary'] = {**longer['layer_summary'], 'num_layers': 4}
+    assert summarize('m', longer, compare_structures(before, longer))['layers'][0]['sparsity'] is None
+
+
 def test_ranges():
     assert ranges([5, 0, 1, 2]) == '0-2, 5' and ranges([]) == ''

@@ -312,17 +312,23 @@ def _kept_of_json(path: Path, notes: list[str]) -> dict[int, float]:
     if not isinstance(layers, list) or not layers:
         raise UserError(f'{path}: has no layers')
     kept: dict[int, float] = {}
+    listed = 0.0
     for place, value in enumerate(layers):
         layer = _Json(value, f'{path}: layers[{place}]', notes)
         total, index = layer.at('total'), layer.at('layer_idx').value
-        numbers = (total.at(key).number() for key in ('original', 'pruned', 'reduction_ratio'))
-        part = _part(*numbers)
+        original, pruned, ratio = (total.at(key).number() for key in ('original', 'pruned', 'reduction_ratio'))
+        part = _part(original, pruned, ratio)
         if part is None:
             raise UserError(f'{path}: total.original and total.pruned of layers[{place}] are missing or cannot be')
         index = index if isinstance(index, int) else place
         if index in kept:
             raise UserError(f'{path}: layers[{place}] has the layer_idx of another one, {index}')
         kept[index] = part
+        listed += original or 0
+    everything = comparison.at('layer_params', 'original').number()
+    if everything is not None and listed < everything:  # ShortGPT's: nothing tells which of them are gone
+        what = f'{everything - listed:,.0f} of {everything:,.0f} parameters'
+        notes.append(f'{path}: layers with {what} left without a trace: the columns on layers do not count them')
     return kept
 
 

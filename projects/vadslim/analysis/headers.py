@@ -123,14 +123,15 @@ def _file(path: Path) -> Headers:
     with path.open('rb') as file:
         start = file.read(16)
         file.seek(0)
-        if start[8:9] == b'{' and int.from_bytes(start[:8], 'little') <= size - 8:
-            return _safetensors(path, file, size)  # asked first: a header of 640 bytes begins as a pickle does, 80 02
+        # first what no pickle begins with: a header of 640 bytes looks like one until its 5th byte
+        if start[4:9] == b'\0\0\0\0{':
+            return _safetensors(path, file, size)
         if start[:4] == b'PK\x03\x04' or start[:2] in (b'\x80\x02', b'\x80\x03', b'\x80\x04', b'\x80\x05'):
             from .pickle_headers import read_pickle, read_zip  # which others need not wait for
 
             return read_zip(path, file, size) if start[:2] == b'PK' else read_pickle(path, file, size)
-        if len(start) > 8 and start[8:9] == b'{':
-            return _safetensors(path, file, size)
+        if start[8:9] == b'{':
+            return _safetensors(path, file, size)  # which says how long it would have to be
     raise HeaderError(f'{path}: is neither a safetensors file, a torch checkpoint nor a pickle')
 
 

@@ -14,6 +14,7 @@ from .headers import SIZES, Entry, HeaderError, Headers
 from .unpickler import BUILD, LONGEST_NAME, Blob, Bounded, Reader, Refused, Storage, Tensor, Thing
 
 DEEPEST = 100  # modules in modules
+MOST_PARTS = 4  # a checkpoint in a checkpoint ...
 MOST_META = 20_000_000  # values in ``meta``, each as often as it stands there
 
 
@@ -170,7 +171,7 @@ def _of_content(
 ) -> Headers:
     tensors: dict[str, Entry] = {}
     try:
-        for name, tensor in _named(_model(content)):
+        for name, tensor in _named(_model(content), set()):
             if name in tensors:
                 raise Refused(f'two tensors of the name {name!r:.80}')
             key = tensor.storage.key if tensor.storage else name
@@ -202,21 +203,27 @@ def _runs_code(name: str) -> bool:
 
 
 def _model(content: Any) -> Any:
-    """The part of a checkpoint that is the model."""
-    for _ in range(DEEPEST):
-        if not isinstance(content, dict):
+    """The part of a checkpoint that is the model: the first that holds tensors."""
+    barren: set[int] = set()  # containers that hold none; they may be part of all parts
+    for _ in range(MOST_PARTS):
+        for key in _PARTS if isinstance(content, dict) else ():
+            part = content.get(key)
+            if isinstance(part, dict | Thing):
+                seen = set(barren)
+                if next(_named(part, seen), None):
+                    content = part
+                    break
+                barren = seen
+        else:
             break
-        parts = (content[key] for key in _PARTS if isinstance(content.get(key), dict | Thing))
-        part = next((part for part in parts if next(_named(part), None)), None)
-        if part is None:
-            break
-        content = part
     return content
 
 
-def _named(item: Any) -> Iterator[tuple[str, Tensor]]:
-    """Tensors by dotted names; of a module its parameters, its buffers that are kept, and its children."""
-    seen: set[int] = set()  # a module, or a container, that is there twice counts once
+def _named(item: Any, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by dotted names; of a module its parameters, its buffers that are kept, and its children.
+
+    ``seen`` takes the containers: one that is there twice counts once.
+    """
     todo = [('', iter([('', item)]))]
     while todo:
         prefix, pairs = todo[-1]
@@ -236,7 +243,7 @@ def _named(item: Any) -> Iterator[tuple[str, Tensor]]:
 
 def _text(key: Any) -> str:
     text = str(key) if isinstance(key, str | int | float) else '?'
-    if len(text) > LONGEST_NAME or not text.isascii() and '\ufffd' in text.encode(errors='replace').decode():
+    if len(text) > LONGEST_NAME or text.encode(errors='ignore').decode() != text:  # half a character
         raise Refused(f'a tensor of the name {text!r:.80}, which nobody could read')
     return text
 

@@ -36,7 +36,8 @@ def _cards(report: RunReport) -> Iterator[tuple[str, str, str]]:
     yield 'Bilinear sampling, MACs', human(total.sampling_macs), f'{total.sampling_macs:,}'
     yield 'Activations', human(total.activations), f'{total.activations:,}'
     if total.ms is not None and report.latency:
-        yield 'Latency', f'{human(total.ms)} ms', f'median of {report.latency["repeats"]}'
+        much = f'{total.ms:.3g} ms' if total.ms < 1000 else f'{total.ms / 1000:.3g} s'
+        yield 'Latency', much, f'median of {report.latency["repeats"]}'
 
 
 _PAGE = """{% extends 'page' %}
@@ -80,7 +81,8 @@ is not among the MACs. Activations are elements of the results of products and s
 {{ amount(row.sampling_macs) }}{{ amount(row.activations) }}
 {% if heading == 'module' %}<td data-v="{{ row.calls }}">{{ row.calls or '' }}</td>{% endif %}
 {% if timing %}{% if row.ms is none %}<td data-v=""></td>
-{% else %}{{ part(row.ms, total.ms, '%.2f' | format(row.ms)) }}{% endif %}{% endif %}</tr>
+{% else %}{{ part(row.ms, total.ms, ('%.1f' if row.ms >= 100 else '%.2f') | format(row.ms)) }}{% endif %}
+{% endif %}</tr>
 {% endfor %}
 {% endcall %}
 {% endfor %}

@@ -71,6 +71,7 @@ def read_structure(data: Any) -> dict[str, Any]:
 def _structure_layer(layer: Data, where: str) -> dict[str, Any]:
     total, norm = _count(layer, 'total', where), _count(layer, 'norm', where)
     attention, mlp = (_count(_object(layer, key, where), 'total', where, f'{key}.') for key in ('attention', 'mlp'))
+    conv = _count(layer, 'conv', where) if 'conv' in layer else 0
     sparsity, unit_sparsity = _sparsity(layer, where)
     return {
         'layer_idx': int(layer['layer_idx']),
@@ -79,7 +80,8 @@ def _structure_layer(layer: Data, where: str) -> dict[str, Any]:
         'attention': attention,
         'mlp': mlp,
         'norm': norm,
-        'other': _rest(total, attention + mlp + norm, where),
+        'conv': conv,
+        'other': _rest(total, attention + mlp + norm + conv, where),
         'total': total,
         'ratio': None,
         'attention_ratio': None,
@@ -144,6 +146,7 @@ def _compared_layer(layer: Data, where: str) -> dict[str, Any]:
         'attention': attention[1],
         'mlp': mlp[1],
         'norm': norm,
+        'conv': None,
         'other': None if norm is None else rest,
         'total': total[1],
         'ratio': _ratio(total),

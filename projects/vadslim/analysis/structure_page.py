@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from vadslim.analysis import html_page
+from vadslim.analysis import html_page, structure_summary
 from vadslim.analysis.model_comparison import HEAVY, LIGHT
 from vadslim.analysis.numbers import human
 from vadslim.analysis.structure_summary import Model, layers_of, ranges, ratio_of, total_of
@@ -19,7 +19,7 @@ Number = float | None
 
 #: of a layer, and of its parts
 PANELS = {'ratio': 'Layers', 'attention_ratio': 'Attention', 'mlp_ratio': 'MLP'}
-PARTS = {'total': 'parameters', 'attention': 'attention', 'mlp': 'MLP', 'norm': 'norm', 'other': 'other'}
+PARTS = {part: part for part in ('total', *structure_summary.PARTS)} | {'total': 'parameters', 'mlp': 'MLP'}
 
 
 def _share(part: str) -> Callable[[Model], Number]:
@@ -46,8 +46,8 @@ def _empty(model: Model) -> Number:
 #: heading -> what stands below it, and how it is written
 COLUMNS: dict[str, tuple[Callable[[Model], Number], Callable[[float], str]]] = {
     'parameters': (total_of, human),
-    'bytes': (lambda model: model.get('size_bytes'), lambda value: human(value, 'B')),
     'removed %': (_removed, '{:.2f}'.format),
+    'bytes': (lambda model: model.get('size_bytes'), lambda value: human(value, 'B')),
     'layers': (layers_of, str),
     'gone': (lambda model: model['removed_layers'], str),
     'empty': (_empty, str),
@@ -94,6 +94,7 @@ def render_page(models: Sequence[Model], title: str = '') -> str:
         rows=rows,
         maps=[(name, Markup(_map(compared, key, width))) for key, name in PANELS.items()] if width else [],
         width=width,
+        stacks=_stacks([model for _, model in compared]),
         missing=len(models) - len(compared),
         unplaced=any(_not_listed(model) for _, model in compared),
         details=[(model['name'], _line(model), _about(model), Markup(_layers(model))) for model in models],
@@ -163,6 +164,18 @@ def _map(models: Sequence[tuple[int, Model]], key: str, width: int) -> str:
     return '\n'.join(rows)
 
 
+def _stacks(models: Sequence[Model]) -> list[tuple[str, str]]:
+    """(numbers of layers, stack) where there are several stacks, and they are the same in all models."""
+    found: dict[str, list[int]] = {}
+    names: dict[int, str] = {}
+    for layer in (layer for model in models for layer in model['layers']):
+        stack = layer['name'].rpartition('.')[0]
+        if names.setdefault(layer['layer_idx'], stack) != stack:
+            return []
+        found.setdefault(stack, []).append(layer['layer_idx'])
+    return [(ranges(numbers), stack) for stack, numbers in found.items()] if len(found) > 1 else []
+
+
 def _whole(ratio: float) -> int:
     """What is left, in whole per cent; 0 and 100 are exact."""
     kept = 100 * (1 - ratio)
@@ -220,7 +233,8 @@ def _layers(model: Model) -> str:
 
 def _is_shown(layers: Sequence[Mapping[str, Any]], name: str) -> bool:
     """Whether a column tells anything."""
-    return any(layer[name] is not None and (layer[name] or name not in ('name', 'norm', 'other')) for layer in layers)
+    known = [layer[name] for layer in layers if layer[name] is not None]
+    return any(known) if name in ('name', 'norm', 'conv', 'other') else bool(known)
 
 
 def _rows(layers: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> Iterator[str]:
@@ -265,7 +279,10 @@ _PAGE = """{% extends 'page' %}
 {% for tenth in range(11) %}
 .k{{ tenth }} { background: var(--k{{ tenth }}) }
 {% endfor %}
-.strip { display: block; width: 8rem; height: 1.1em; border: 1px solid var(--line) }
+@media screen and (min-width: 40.1rem) {
+ .name { min-width: 11rem }
+}
+.strip { display: block; width: 6rem; height: 1.1em; border: 1px solid var(--line) }
 .map td, .map thead th { padding: .28rem .1rem; min-width: 1.72rem; text-align: center; font-size: .72rem }
 .map thead .name { text-align: left; padding: .28rem .55rem }
 .legend span { display: inline-block; padding: 0 .5em; margin-right: .3em; color: var(--text) }
@@ -290,17 +307,20 @@ but norms; heavy ones lost more than {{ heavy }} of their parameters, light ones
 MLP are shares of all parameters. {{ 'Left is what the layers have left, on average, and a picture of it.' if maps }}
 {%- if missing and maps %} For {{ missing }} of the models there is no comparison with an original.{% endif %}</p>
 {% set ns = namespace(columns=[('model', 'name')]) %}
-{% for column in columns %}{% set ns.columns = ns.columns + [(column, '')] %}{% endfor %}
-{% if maps %}{% set ns.columns = ns.columns + [('left', '')] %}{% endif %}
+{% for column in columns %}
+{% set ns.columns = ns.columns + [(column, '')] + ([('left', '')] if maps and column == 'removed %' else []) %}
+{% endfor %}
 {% call table('Models', ns.columns) %}
 {% for name, kept, strip, cells in rows %}
 <tr><th scope="row" class="name"><a href="#m{{ loop.index0 }}">{{ name | breakable }}</a></th>
 {% for value, text in cells %}
 <td data-v="{{ '' if value is none else value }}">{{ text }}</td>
-{% endfor %}
-{% if maps %}<td data-v="{{ '' if kept is none else kept }}">{% if strip %}<i class="strip" role="img" aria-label="
+{% if maps and columns[loop.index0] == 'removed %' %}
+<td data-v="{{ '' if kept is none else kept }}">{% if strip %}<i class="strip" role="img" aria-label="
 {{- '%.1f' | format(kept) }} % left" title="{{ '%.1f' | format(kept) }} % left" style="background:{{ strip }}"></i>
-{%- endif %}</td>{% endif %}
+{%- endif %}</td>
+{% endif %}
+{% endfor %}
 </tr>
 {% endfor %}
 {% endcall %}
@@ -310,6 +330,10 @@ MLP are shares of all parameters. {{ 'Left is what the layers have left, on aver
 <span class="h">less than 20</span>{% for tenth in (2, 4, 6, 8) %}<span class="k{{ tenth }}">
 {{- 10 * tenth }} and more</span>{% endfor %}<span class="k10">all</span>
 {%- if unplaced %} Where nothing tells which of the layers are gone, those that are left stand first.{% endif %}</p>
+{% if stacks %}
+<p class="soft">{% for numbers, stack in stacks %}{{ numbers }}: {{ stack | breakable }}{{ '; ' if not loop.last }}
+{%- endfor %}</p>
+{% endif %}
 {% for name, body in maps %}
 {% if not loop.first %}<details><summary>{{ name }}</summary>{% endif %}
 <div class="map">

@@ -76,7 +76,7 @@ def layers_picture(model: Model) -> bytes | None:
         return None
     figure, axes = new_figure(10, 4)
     below = [0] * len(layers)
-    colours = (LINES[0], LINES[1], LINES[2], BEFORE)
+    colours = (LINES[0], LINES[1], LINES[2], LINES[3], BEFORE)
     for part, colour in zip(PARTS, colours):
         counts = [layer[part] or 0 for layer in layers]
         if any(counts):
@@ -93,7 +93,7 @@ def layers_picture(model: Model) -> bytes | None:
     title = f'{short(model["name"], 60)}: parameters of its {len(layers)} layers'
     figure.suptitle(title, x=0.01, ha='left', fontweight='bold')
     if any(below):
-        figure.legend(*axes.get_legend_handles_labels(), loc='upper right', ncols=4, frameon=False, fontsize=SMALL)
+        figure.legend(*axes.get_legend_handles_labels(), loc='upper right', ncols=5, frameon=False, fontsize=SMALL)
     return to_png(figure)
 
 

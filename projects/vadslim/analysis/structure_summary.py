@@ -14,11 +14,11 @@ A model is a mapping, plain data, with these keys; None, or a key that is not th
 ``num_layers``      of the pruned model, as the comparison has it
 ``removed_layers``  how many layers fewer than the original has
 ``num_zero_layers`` how many of the original's layers are empty or gone
-``parts``           parameters of attention, mlp, norm, other, in all layers
+``parts``           parameters of attention, mlp, norm, conv, other, in all layers
 ``size_bytes``      of the parameters
 ``sparsity``        the fraction of zeros, where they were counted; ``unit_sparsity``: of units that are all zeros
-``layers``          per layer, not in the JSON: layer_idx, name, is_zero; parameters: attention, mlp, norm, other,
-                    total; fractions: ratio, attention_ratio, mlp_ratio (removed), sparsity,
+``layers``          per layer, not in the JSON: layer_idx, name, is_zero; parameters: attention, mlp, norm, conv,
+                    other, total; fractions: ratio, attention_ratio, mlp_ratio (removed), sparsity,
                     unit_sparsity
 ``about``           texts by name, not in the JSON: path, kind ...
 =================== ===================================================================================================
@@ -40,7 +40,7 @@ Read = TypeVar('Read')
 COMPARISONS = ('model_comparison.json', 'pruning_comparison.json')
 STRUCTURES = ('pruned_model_analysis.json', 'model_structure.json')
 ORIGINAL = ('original_model_analysis.json',)
-PARTS = ('attention', 'mlp', 'norm', 'other')
+PARTS = ('attention', 'mlp', 'norm', 'conv', 'other')
 
 
 # --- one model ----------------------------------------------------------------------------------------------
@@ -85,16 +85,20 @@ def _merged(name: str, own: Model | None, compared: Model | None, original_layer
 
 
 def _join(own: Model, compared: Model) -> None:
-    """Adds what only the structure knows to the layers of a comparison, among which are layers that are gone."""
-    held = [layer for layer in own['layers'] if layer['total']]
-    kept = [layer for layer in compared['layers'] if layer['total']]
+    """Adds what only the structure knows to the layers of a comparison, among which are layers that are gone.
+
+    They are in the order of the original's stacks, which may be another one than the pruned model's.
+    """
     total, pruned = own['params']['total'], compared['pruning']['pruned_params']
-    if total == pruned and len(held) > len(kept):  # layers that the original does not have
-        return
-    if total != pruned or [layer['total'] for layer in held] != [layer['total'] for layer in kept]:
+    if total != pruned:
         raise ValueError(f'is of a model of {total:,} parameters, the comparison of another one, of {pruned:,}')
-    for layer, known in zip(kept, held):
-        layer.update({key: known[key] for key in ('norm', 'other', 'sparsity', 'unit_sparsity')})
+    for order in (lambda layer: layer['name'].rpartition('.')[0], lambda layer: ''):  # a stack can have another name
+        held = sorted((layer for layer in own['layers'] if layer['total']), key=order)
+        kept = sorted((layer for layer in compared['layers'] if layer['total']), key=order)
+        if [layer['total'] for layer in held] == [layer['total'] for layer in kept]:
+            for layer, known in zip(kept, held):
+                layer.update({key: known[key] for key in ('norm', 'conv', 'other', 'sparsity', 'unit_sparsity')})
+            return
 
 
 def total_of(model: Model) -> int:

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .headers import BITS, Entry, HeaderError, Headers
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 PIECE = 1 << 20  # bytes: what is read is still in a core's cache when it is counted
+HEAD = 64  # elements of a row that show in most cases that it is not all zeros
 POLL = 0.1  # seconds from one call of ``progress`` to the next
 
 #: float types -> bytes of a number, and the least non-finite one: of its bits as an integer, doubled, so that the sign
@@ -103,11 +104,10 @@ def scan(
 # --- the workers -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(NamedTuple):
     """Indices ``start`` to ``start + n`` of axis ``len(outer)``, all of what is inside them, at one index outside."""
 
-    count: _Count
+    owner: _Count
     file: int
     outer: tuple[int, ...]
     start: int
@@ -165,10 +165,10 @@ class _Crew:
                     piece = next(self.pieces, None)
                 if piece is None:
                     return
-                size = piece.count.bytes_of(piece)
+                size = piece.owner.bytes_of(piece)
                 if len(buffer) < size:
                     buffer = bytearray(size)
-                read = piece.count.add(piece, buffer)
+                read = piece.owner.add(piece, buffer)
                 with self.lock:
                     self.done += read
         except Exception as error:
@@ -191,6 +191,7 @@ class _Count:
         self.where = f'{entry.storage[0]}: {name!r:.80}'
         self.entry, self.check, self.lock = entry, check, threading.Lock()
         self.zeros = self.nonfinite = 0
+        self.signed = False  # whether -0 is to be looked for
         strides = entry.strides or tuple(math.prod(entry.shape[dim + 1 :]) for dim in range(len(entry.shape)))
         axes = [(step, n, dim) for dim, (n, step) in enumerate(zip(entry.shape, strides)) if n > 1 and step]
         axes.sort(reverse=True)
@@ -254,10 +255,10 @@ class _Count:
         import numpy as np
 
         shape = (piece.n, *self.sizes[len(piece.outer) + 1 :])
-        raw = self._read(piece, buffer)
-        values = self._elements(raw, piece, shape)
-        bits, nonfinite = _plain_bits(values, self.entry.dtype, self.check)
-        zeros = 0 if bits.min() else bits.size - int(np.count_nonzero(bits))
+        values = self._elements(self._read(piece, buffer), piece, shape)
+        bits, nonfinite = self._plain_bits(values)
+        # the least number is found faster than zeros are counted, and most tensors have none
+        zeros = 0 if not self.zeros and bits.min() else bits.size - int(np.count_nonzero(bits))
         block = bits.reshape(shape)
         found = [self._units(axis, piece, block, zeros, alive) for axis, alive in zip(self.units, self.alive)]
         with self.lock:
@@ -266,7 +267,7 @@ class _Count:
             for part in found:
                 if part is not None:
                     part[0][...] |= part[1]
-        return bits.size * BITS[self.entry.dtype]
+        return values.size * BITS[self.entry.dtype]
 
     def _read(self, piece: _Piece, buffer: bytearray) -> memoryview:
         size, done = self.bytes_of(piece), 0
@@ -287,39 +288,54 @@ class _Count:
         import numpy as np
 
         bits = BITS[self.entry.dtype]
+        values: np.ndarray
         if bits == 4:  # two in a byte, the first in its lower half, -0 is 8
             values = np.frombuffer(raw, 'u1')
-            values = np.stack([values & 7, (values >> 4) & 7], 1).reshape(-1)
-            flat: np.ndarray = values[piece.first % 2 :][: piece.span]
-            return flat
+            values = np.stack([values & 7, (values >> 4) & 7], 1)
+            return values.reshape(-1)[piece.first % 2 :][: piece.span].reshape(-1)
         values = np.frombuffer(raw, f'<u{bits // 8}' if bits < 128 else 'c16', piece.span)
-        if piece.span == math.prod(shape):
-            return values
-        steps = [step * bits // 8 for step in self.steps[len(piece.outer) :]]
-        there: np.ndarray = np.lib.stride_tricks.as_strided(values, shape, steps)
-        return np.ascontiguousarray(there).reshape(-1)
+        if piece.span > math.prod(shape):
+            steps = [step * bits // 8 for step in self.steps[len(piece.outer) :]]
+            values = np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, shape, steps))
+        return values.reshape(-1)
+
+    def _plain_bits(self, values: np.ndarray) -> tuple[np.ndarray, int]:
+        """Make integers of flat elements that are 0 exactly where these are; count what is not finite."""
+        import numpy as np
+
+        dtype = self.entry.dtype
+        if dtype in _NAN:
+            nonfinite = int(np.count_nonzero(values == _NAN[dtype])) if self.check else 0
+            return (np.maximum(values, 1) if dtype == 'F8_E8M0' else values), nonfinite  # the one has no 0: 2**-127
+        if dtype not in _FLOATS:
+            return values, 0
+        size, limit = _FLOATS[dtype]
+        parts: np.ndarray = values.view(f'<u{size}')
+        nonfinite = 0
+        if self.check or self.signed or int(parts.view(f'<i{size}').min()) == -1 << (8 * size - 1):  # -0
+            self.signed = True
+            parts += parts  # without the sign
+        if self.check and int(parts.max()) >= limit:
+            wrong = parts >= np.array(limit, parts.dtype)
+            nonfinite = int(np.count_nonzero(wrong.reshape(values.size, -1).any(1)))
+        if dtype == 'C128':
+            return parts[::2] | parts[1::2], nonfinite
+        return parts.view(f'<u{values.itemsize}'), nonfinite
 
     def _units(
         self, axis: int | None, piece: _Piece, block: np.ndarray, zeros: int, alive: np.ndarray
     ) -> tuple[np.ndarray, Any] | None:
         """Which rows or columns of a piece have a number that is not 0: a part of ``alive``, and of each whether."""
-        import numpy as np
-
         level = len(piece.outer)
         if axis is None or axis < level:
             part = alive[:1] if axis is None else alive[piece.outer[axis] :][:1]
         else:
             part = alive[piece.start : piece.start + piece.n] if axis == level else alive
-        if zeros < block.size // len(part):  # none has room for nothing but zeros
+        if zeros < block.size // len(part) or part.all():  # none has room for nothing but zeros
             return part, True
         if zeros == block.size:
             return None
-        if part.all():
-            return part, True
-        before = math.prod(block.shape[: (axis or 0) - level])
-        folded = block.reshape(before, len(part), -1)
-        folded = folded[0] if before == 1 else np.bitwise_or.reduce(folded, axis=0)
-        return part, (folded[:, 0] if folded.shape[1] == 1 else np.bitwise_or.reduce(folded, axis=1)) != 0
+        return part, _nonzero(block.reshape(math.prod(block.shape[: (axis or 0) - level]), len(part), -1))
 
     def result(self) -> Scan:
         """What was counted."""
@@ -333,28 +349,23 @@ class _Count:
         return Scan(count, zeros, units[0], rows, units[1], columns, nonfinite)
 
 
-def _plain_bits(values: np.ndarray, dtype: str, check: bool) -> tuple[np.ndarray, int]:
-    """Make integers of elements that are 0 exactly where these are; count what is not finite.
-
-    Args:
-        values: flat; may be written to.
-        dtype: one of ``BITS``.
-        check: count.
-    """
+def _nonzero(block: np.ndarray) -> np.ndarray:
+    """Of (before, units, after): whether a unit has a number that is not 0."""
     import numpy as np
 
-    if dtype in _NAN:
-        nonfinite = int(np.count_nonzero(values == _NAN[dtype])) if check else 0
-        return (np.maximum(values, 1) if dtype == 'F8_E8M0' else values), nonfinite  # the one has no 0: 2**-127
-    if dtype not in _FLOATS:
-        return values, 0
-    size, limit = _FLOATS[dtype]
-    parts = values.view(f'<u{size}')
-    parts += parts  # without the sign
-    nonfinite = 0
-    if check and int(parts.max()) >= limit:
-        wrong = parts >= np.array(limit, parts.dtype)
-        nonfinite = int(np.count_nonzero(wrong.reshape(values.size, -1).any(1)))
-    if dtype == 'C64':
-        return parts.view('<u8'), nonfinite
-    return (parts[::2] | parts[1::2] if dtype == 'C128' else parts), nonfinite
+    if len(block) > 1:
+        units, after = block.shape[1:]
+        block = np.bitwise_or.reduce(_wide(block.reshape(len(block), -1)), axis=0).view(block.dtype)
+        block = block.reshape(units, after)
+    else:
+        block = block[0]
+    found: np.ndarray = np.bitwise_or.reduce(block[:, :HEAD], axis=1) != 0
+    if block.shape[1] > HEAD and not found.all():
+        rest = block if 8 * np.count_nonzero(found) < 7 * len(found) else block[~found]
+        found[slice(None) if rest is block else ~found] = np.bitwise_or.reduce(_wide(rest), axis=1) != 0
+    return found
+
+
+def _wide(rows: np.ndarray) -> np.ndarray:
+    """The same bits as fewer and larger integers, which are faster."""
+    return rows.view('<u8') if rows.shape[1] * rows.itemsize % 8 == 0 and rows.flags.c_contiguous else rows

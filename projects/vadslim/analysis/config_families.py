@@ -129,6 +129,7 @@ _BIAS: Numbers = {'bias': '?attention_bias=0', 'out_bias': '?attention_bias=0'}
 _TIED: Numbers = {'tied': '?tie_word_embeddings=1'}
 _NORMED: Numbers = {'q_norm': '=width', 'k_norm': '=width'}
 _FOUR_NORMS: Numbers = {'before_mlp': 1, 'after_mlp': 1}
+_OLMO2: Numbers = {**_BIAS, 'q_norm': '=heads*width', 'k_norm': '=kv_heads*width', 'before': 0, 'after_mlp': 1}
 
 
 def _kv(missing: int, null: str = '') -> Numbers:
@@ -306,8 +307,20 @@ FAMILIES = {
     'granite': _llama('Granite', {**_BIAS, 'mlp_bias': '?mlp_bias=0'}),
     'smollm3': _llama('SmolLM3', {**_kv(4, 'heads'), **_BIAS, 'mlp_bias': '?mlp_bias=0', **_TIED}),
     'olmo': _llama('Olmo', {**_BIAS, 'before': 0, 'between': 0, 'last': 0}),
-    'olmo2': _llama(
-        'Olmo2', {**_BIAS, 'q_norm': '=heads*width', 'k_norm': '=kv_heads*width', 'before': 0, 'after_mlp': 1}
+    'olmo2': _llama('Olmo2', _OLMO2),
+    'olmo3': _llama('Olmo3', _OLMO2),
+    'exaone4': _llama('Exaone4', {**_kv(32), **_NORMED, 'before': 0, 'after_mlp': 1}),
+    'cohere': _llama('Cohere', {**_BIAS, **_TIED, 'between': 0}, only={'use_qk_norm': False}),
+    'cohere2': _llama('Cohere2', {**_BIAS, **_TIED, 'between': 0}),
+    'seed_oss': _llama(
+        'SeedOss',
+        {
+            **_kv(8, 'heads'),
+            **_wide(128),
+            'bias': '?attention_bias=1',
+            'out_bias': '?attention_out_bias=0',
+            'mlp_bias': '?mlp_bias=0',
+        },
     ),
     'mixtral': _llama('Mixtral', {**_kv(8, 'heads'), 'experts': 'num_local_experts/num_experts=8'}, _MIXTRAL),
     'qwen3_moe': _llama(

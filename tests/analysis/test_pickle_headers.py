@@ -80,6 +80,7 @@ def test_the_part_that_is_the_model(tmp_path, key):
     assert set(both(tmp_path / 'x.pth', {**saved, key: {'state_dict': state}}).tensors) == {'weight', 'bias'}
 
 
+@pytest.mark.filterwarnings('ignore:Sparse CSR')
 def test_tensors_without_plain_bytes(tmp_path):
     """Sparse and meta tensors count by their shape."""
     dense = torch.eye(4, 6)
@@ -97,6 +98,7 @@ def test_tensors_without_plain_bytes(tmp_path):
     assert [name for name, entry in headers.tensors.items() if entry.offset is not None] == ['parameter']
 
 
+@pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::UserWarning')
 def test_quantised_tensors(tmp_path):
     scales, points = torch.ones(4), torch.zeros(4, dtype=torch.long)
     saved = {

@@ -69,7 +69,7 @@ SHARED = b'ca\nB\nq\x000}q\x01(' + b''.join(text(f'p{k}') + b'h\x02' for k in ra
 SHARED += b''.join(
     text(f'm{k}') + b'h\x00)\x81}(' + text('_parameters') + b'h\x01' + text('_modules') + b'}ub' for k in range(4000)
 )
-MANY = [number(k * SAME_HASH) for k in range(1, 30_000)]
+MANY = [number(k * SAME_HASH) for k in range(1, 20_000)]
 FORGED = {
     'marks': TWO + b'(' * 10_000_000,
     'lists in lists': TWO + b']' * 100_000 + b'a' * 99_999 + b'.',
@@ -77,7 +77,6 @@ FORGED = {
     'sets': FOUR + b'\x8f' * 200_000 + b'.',
     'copies of a list': copies(b'Rlist'),
     'copies of a tuple': copies(b'\x81tuple'),
-    'copies of a set': copies(b'Rset'),
     'sizes': TWO + b']q\x01(' + b'K\x01' * 100_000 + b'e' + (
         b'0ctorch._utils\n_rebuild_tensor\n(' + STORAGE + b'K\x00h\x01h\x01tR'
     ) * 2000 + b'.',
@@ -85,7 +84,7 @@ FORGED = {
     'tuples of one hash': pairs([key + b'\x85' for key in MANY]),
     'a set of one hash': FOUR + b'\x8f(' + b''.join(MANY) + b'\x90.',
     'a frozen set of one hash': FOUR + b'(' + b''.join(MANY) + b'\x91.',
-    'a memo of one hash': TWO + b'N' + b''.join(b'p%d\n' % (k * SAME_HASH) for k in range(1, 30_000)) + b'.',
+    'a memo of one hash': TWO + b'N' + b''.join(b'p%d\n' % (k * SAME_HASH) for k in range(1, 20_000)) + b'.',
     'a long bytearray': b'\x80\x05\x96' + struct.pack('<Q', 2**40) + b'.',
     'a long text': TWO + b'X' + struct.pack('<I', 2**32 - 1) + b'.',
     'a long frame': FOUR + b'\x95' + struct.pack('<Q', 2**60) + b'.',
@@ -106,12 +105,16 @@ FORGED = {
 }  # fmt: skip
 
 
+class TooLong(BaseException):
+    """Which no handler of errors catches."""
+
+
 @pytest.fixture
 def limited():
     """Ends what takes longer than 20 seconds."""
 
     def stop(*_):
-        raise TimeoutError('20 seconds')
+        raise TooLong
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(20)
@@ -130,10 +133,12 @@ def test_forged_files_cost_little(tmp_path, limited, name):
         assert len(headers.tensors) == {'shared parameters': 8000, 'laughs beside': 1}[name]
     except HeaderError as error:
         assert '\n' not in str(error) and len(str(error)) < 400
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < 5
 
 
-@pytest.mark.parametrize('name', ['a long bytearray', 'a long text', 'copies of a list', 'laughs in meta'])
+@pytest.mark.parametrize(
+    'name', ['a long bytearray', 'a long text', 'copies of a list', 'copies of a tuple', 'laughs in meta']
+)
 def test_forged_files_take_little_memory(tmp_path, limited, name):
     path = tmp_path / 'x.pth'
     path.write_bytes(FORGED[name])

@@ -2,12 +2,14 @@
 
 import collections
 import dataclasses
+import io
 import json
 import pickle
 import random
 import struct
 import subprocess
 import sys
+import time
 import types
 import zipfile
 from pathlib import Path
@@ -133,6 +135,37 @@ def test_whole_model_in_a_plain_pickle(tmp_path, protocol):
     path.write_bytes(data[: headers.tensors['wide'].offset + 1000])
     with pytest.raises(HeaderError, match='cut'):
         read_headers(path)
+
+
+def stored(storage: bytes, times: int = 1, size: int = 4) -> bytes:
+    """A plain pickle of a tensor whose storage is these bytes, which are read so many times before."""
+    read = b'ctorch.storage\n_load_from_bytes\nh\x00\x85R'
+    tensor = b'ctorch._utils\n_rebuild_tensor_v2\n(' + read + b'K\x00K' + bytes([size]) + b'\x85K\x01\x85\x89NtR'
+    data = b'\x80\x03B' + struct.pack('<I', len(storage)) + storage + b'q\x000'
+    return data + (read + b'0') * times + b'}X\x01\x00\x00\x00a' + tensor + b's.'
+
+
+def test_forged_storages_in_a_plain_pickle(tmp_path):
+    path, file = tmp_path / 'a.bin', io.BytesIO()
+    torch.save(torch.ones(1).untyped_storage(), file, _use_new_zipfile_serialization=False)
+    good = file.getvalue()
+    path.write_bytes(stored(good))
+    assert read_headers(path).tensors['a'].count == 4  # bytes: the storage has no type
+    start = b''.join(pickle.dumps(item, 2) for item in (0x1950A86A20F9469CFC6C, 1001, {}))
+    cases = [
+        ('that its storage of 4', stored(good, size=5)),
+        ('is cut', stored(good[:-1])),
+        ('is no file of torch', stored(pickle.dumps([], 2) * 5)),
+        ('_load_from_bytes, which is not known', stored(start + stored(good) + pickle.dumps(['0'], 2))),
+        ('builtins.exec, which no model needs', stored(good.replace(b'\x80\x02}', b'\x80\x02cbuiltins\nexec\n0}', 1))),
+        ('it copies more than it holds', stored(good, 5_000)),
+    ]
+    for message, data in cases:
+        path.write_bytes(data)
+        begin = time.process_time()
+        with pytest.raises(HeaderError, match=message):
+            read_headers(path)
+        assert time.process_time() - begin < 5, message
 
 
 class ByValue(pickle._Pickler):

@@ -201,6 +201,7 @@ def test_config_alone(tmp_path, llama):
         ('runs/VAD_tiny.pth', 'VAD_tiny'),
         ('GISP/pruned_model.bin', 'GISP'),
         ('GISP/pruned_model', 'GISP'),
+        ('GISP/llama_50.bin', 'GISP'),
         ('Llama/model.safetensors.index.json', 'Llama'),
         ('Llama-3.1-8B', 'Llama-3.1-8B'),
         ('a/Llama_0.2.pt', 'Llama_0.2'),

@@ -201,11 +201,11 @@ def analyse(headers: Headers, name: str | None = None, table: PartTable | None =
 
 
 def name_of(path: Path) -> str:
-    """A model's name: its folder's, or its file's if that says more than 'pytorch_model'."""
+    """A model's name: its folder's; its file's if that is no .bin and says more than 'model'."""
     path = Path(path).absolute()
     if path.suffix in ('.pth', '.pt', '.bin', '.safetensors', '.json') and not path.is_dir():
         stem = path.name.removesuffix('.index.json').partition('.')[0]
-        return path.parent.name if stem in _GENERIC else path.stem
+        return path.parent.name if stem in _GENERIC or path.suffix == '.bin' else path.stem
     return path.parent.name if path.name in _GENERIC and path.parent.name else path.name
 
 

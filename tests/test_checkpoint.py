@@ -217,6 +217,14 @@ def test_atomic_text(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_pipe_is_not_replaced(tmp_path):
+    """As /dev/stdout, in whose place a rename would put a file."""
+    os.mkfifo(tmp_path / 'pipe')
+    with pytest.raises(OSError, match='no ordinary file'), atomic_write(tmp_path / 'pipe'):
+        pass
+    assert (tmp_path / 'pipe').is_fifo()
+
+
 def test_a_killed_save_leaves_the_old_file(tmp_path):
     """kill -9 while the temporary file grows; the file under the final name is the old one, whole."""
     path = tmp_path / 'a.pth'

@@ -18,7 +18,10 @@ TOOLS = sorted((ROOT / 'tools').rglob('*.py'))
 # Part of vadslim -> the other parts that it may import. A new part needs a line here.
 BASE = {'checkpoint', 'cli', 'files', 'image_norm', 'registry'}
 TOOLKIT = {'analysis', 'hooks', 'pruning', 'sparse', 'stages', *BASE}
-COMMANDS = {'evaluate', 'experiment', 'launch', 'options', 'slimming', 'sparse_training', 'train'}
+COMMANDS = {
+    'evaluate', 'experiment', 'launch', 'model_analysis', 'options', 'slimming', 'sparse_training', 'structure_run',
+    'train',
+}  # fmt: skip
 ARROWS = {
     '__init__': set(),
     'registry': set(),

@@ -1,6 +1,7 @@
 """Files that are whole or not there."""
 
 import contextlib
+import errno
 import glob
 import os
 from collections.abc import Iterator
@@ -20,8 +21,13 @@ def atomic_write(path: StrPath, mode: str = 'w') -> Iterator[IO[Any]]:
     Args:
         path: the final name; its folder exists.
         mode: ``'w'`` for UTF-8 text or ``'wb'``.
+
+    Raises:
+        OSError: it cannot be written, or is a device or a pipe: a rename would put a file in its place.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():  # of a folder the system says it
+        raise OSError(errno.EINVAL, 'is no ordinary file', str(path))
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         with temporary.open(mode, encoding=None if 'b' in mode else 'utf-8') as file:

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vadslim.analysis.complexity import SAMPLE_MACS, count, human
+from vadslim.analysis.complexity import count
+from vadslim.analysis.operators import SAMPLE_MACS
 
 
 class ConvNet(nn.Module):
@@ -36,6 +37,7 @@ def test_convolutions_by_hand():
     assert counted.macs == stem + depthwise + up + head
     assert counted.params == sum(p.numel() for p in ConvNet().parameters())
     assert counted.uncounted == [] and counted.sampling_macs == 0
+    assert counted.activations == 2 * (8 * 8 * 6 + 8 * 8 * 6 + 4 * 16 * 12 + 5)
 
 
 @pytest.mark.parametrize('mode', ['eval', 'train'])
@@ -100,7 +102,9 @@ def test_bilinear_sampling_is_kept_apart_and_nearest_is_free():
     x, grid = torch.zeros(2, 3, 8, 8), torch.zeros(2, 4, 5, 2)
     bilinear = count(Sample('bilinear'), lambda m: m(x, grid))
     assert (bilinear.macs, bilinear.sampling_macs) == (0, 2 * 3 * 4 * 5 * SAMPLE_MACS)
-    assert count(Sample('nearest'), lambda m: m(x, grid)).sampling_macs == 0
+    nearest = count(Sample('nearest'), lambda m: m(x, grid))
+    assert nearest.sampling_macs == 0 and nearest.activations == bilinear.activations == 2 * 3 * 4 * 5
+    assert [(s.module, s.macs) for s in bilinear.samplings] == [('', bilinear.sampling_macs)]
 
 
 class MultiScaleDeformableAttnFunction(torch.autograd.Function):
@@ -117,6 +121,21 @@ class Hidden(torch.autograd.Function):
         return x
 
 
+class HiddenToo(torch.autograd.Function):
+    """In the style that has no context in its forward, and kept under another name, as mmcv keeps RoIAlign's."""
+
+    @staticmethod
+    def forward(x):
+        return x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+
+hidden_too = HiddenToo.apply
+
+
 def test_compiled_kernels_are_counted_by_the_table_or_listed():
     class Kernels(nn.Module):
         def __init__(self):
@@ -129,11 +148,13 @@ def test_compiled_kernels_are_counted_by_the_table_or_listed():
             return self.inner(value)
 
     value, locations = torch.zeros(2, 10, 4, 8), torch.zeros(2, 6, 4, 1, 3, 2)
-    apply = torch.autograd.Function.apply
+    forward = vars(Hidden)['forward']
     counted = count(Kernels(), lambda m: m(value, locations))
-    assert counted.sampling_macs == 2 * 6 * 4 * 1 * 3 * 8 * SAMPLE_MACS
+    samples = 2 * 6 * 4 * 1 * 3 * 8
+    assert counted.sampling_macs == samples * SAMPLE_MACS and counted.activations == samples
     assert counted.uncounted == ['autograd function Hidden in inner (1x)']
-    assert torch.autograd.Function.apply == apply
+    assert vars(Hidden)['forward'] is forward
+    assert count(nn.Identity(), lambda m: hidden_too(value)).uncounted == ['autograd function HiddenToo (1x)']
 
 
 def test_what_no_table_knows_is_listed():
@@ -160,6 +181,7 @@ def test_shared_and_repeated_modules():
     counted = count(Twice(), lambda m: m(torch.zeros(1, 4)))
     assert counted.params == 16 and counted.macs == 48
     assert counted.modules['a'] == (16, 32) and counted.modules['tied'] == (16, 16)
+    assert counted.calls == {'a': 2, 'tied': 1} and counted.activations == 3 * 4
 
 
 def test_the_tree_of_names_adds_up_whoever_calls():
@@ -186,6 +208,20 @@ def test_the_tree_of_names_adds_up_whoever_calls():
     assert modules[''] == (24, 30)  # the product of the method is the caller's
 
 
+def test_parameters_that_no_operator_reads_are_told():
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = nn.Linear(4, 4), nn.Linear(4, 2)
+            self.table = nn.Embedding(5, 4)  # read without a call
+
+        def forward(self, x):
+            return self.used(x + self.table.weight[:1])
+
+    x = torch.zeros(1, 4)
+    assert count(Part(), lambda m: m(x)).unread == ['spare.weight', 'spare.bias']
+
+
 def test_the_model_is_left_as_it_was():
     model = ConvNet().train()
     x = torch.zeros(2, 3, 16, 12)
@@ -195,11 +231,6 @@ def test_the_model_is_left_as_it_was():
     assert model.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert torch.is_grad_enabled()
-
-
-@pytest.mark.parametrize('number, text', [(12, '12'), (39_865_999, '39.9 M'), (999_999, '1 M'), (1.9e11, '190 G')])
-def test_human(number, text):
-    assert human(number) == text
 
 
 class Projecting(nn.Module):

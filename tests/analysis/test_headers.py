@@ -1,12 +1,15 @@
 """Reading headers: every format, nothing executed, nothing loaded, no traceback whatever the bytes are."""
 
 import collections
+import dataclasses
+import io
 import json
 import pickle
 import random
 import struct
 import subprocess
 import sys
+import time
 import types
 import zipfile
 from pathlib import Path
@@ -113,10 +116,96 @@ def test_whole_model_of_an_unknown_class(tmp_path, monkeypatch, legacy, wrapped)
     assert 'gone_headers.Net' in headers.classes
 
 
+@pytest.mark.parametrize('protocol', [3, 4, 5])
+def test_whole_model_in_a_plain_pickle(tmp_path, protocol):
+    """Each storage is a file of torch inside; of a long one only its head is read."""
+    net, path = Net(), tmp_path / 'pruned_model.bin'
+    net.wide, net.part = nn.Parameter(torch.randn(100, 300)), nn.Parameter(torch.randn(200, 300)[50:])
+    path.write_bytes(pickle.dumps({'model': net, 'tokenizer': None}, protocol))
+    headers, state = read_headers(path), net.state_dict()
+    assert headers.kind == 'pickle' and set(headers.tensors) == set(state)
+    check(dataclasses.replace(headers, tensors={name: headers.tensors[name] for name in state}), state)
+    assert headers.tensors['wide'].offset and headers.tensors['part'].offset
+    assert headers.tensors['head.weight'].storage == headers.tensors['embed.weight'].storage
+    assert len({entry.storage for entry in headers.tensors.values()}) == len(state) - 1
+    data = path.read_bytes()
+    path.write_bytes(data.replace(struct.pack('<q', 30000), struct.pack('<q', 30001)))
+    with pytest.raises(HeaderError, match='cut'):
+        read_headers(path)
+    path.write_bytes(data[: headers.tensors['wide'].offset + 1000])
+    with pytest.raises(HeaderError, match='cut'):
+        read_headers(path)
+
+
+def stored(storage: bytes, times: int = 1, size: int = 4) -> bytes:
+    """A plain pickle of a tensor whose storage is these bytes, which are read so many times before."""
+    read = b'ctorch.storage\n_load_from_bytes\nh\x00\x85R'
+    tensor = b'ctorch._utils\n_rebuild_tensor_v2\n(' + read + b'K\x00K' + bytes([size]) + b'\x85K\x01\x85\x89NtR'
+    data = b'\x80\x03B' + struct.pack('<I', len(storage)) + storage + b'q\x000'
+    return data + (read + b'0') * times + b'}X\x01\x00\x00\x00a' + tensor + b's.'
+
+
+def test_forged_storages_in_a_plain_pickle(tmp_path):
+    path, file = tmp_path / 'a.bin', io.BytesIO()
+    torch.save(torch.ones(1).untyped_storage(), file, _use_new_zipfile_serialization=False)
+    good = file.getvalue()
+    path.write_bytes(stored(good))
+    assert read_headers(path).tensors['a'].count == 4  # bytes: the storage has no type
+    start = b''.join(pickle.dumps(item, 2) for item in (0x1950A86A20F9469CFC6C, 1001, {}))
+    cases = [
+        ('that its storage of 4', stored(good, size=5)),
+        ('is cut', stored(good[:-1])),
+        ('is no file of torch', stored(pickle.dumps([], 2) * 5)),
+        ('_load_from_bytes, which is not known', stored(start + stored(good) + pickle.dumps(['0'], 2))),
+        ('builtins.exec, which no model needs', stored(good.replace(b'\x80\x02}', b'\x80\x02cbuiltins\nexec\n0}', 1))),
+        ('it copies more than it holds', stored(good, 5_000)),
+    ]
+    for message, data in cases:
+        path.write_bytes(data)
+        begin = time.process_time()
+        with pytest.raises(HeaderError, match=message):
+            read_headers(path)
+        assert time.process_time() - begin < 5, message
+
+
+class ByValue(pickle._Pickler):
+    """Saves the classes of a script as dill does: what builds them stands in the file, not their name."""
+
+    def reducer_override(self, item):
+        if item is type:
+            return sys.modules['dill._dill']._load_type, ('TypeType',)
+        if isinstance(item, type) and item.__module__ == __name__:
+            return sys.modules['dill._dill']._create_type, (type, item.__name__, item.__bases__, {})
+        return NotImplemented
+
+
+def test_whole_model_whose_class_is_in_the_file(tmp_path, monkeypatch):
+    like_dill = types.ModuleType('dill._dill')
+    for name in ('_create_type', '_load_type'):
+        setattr(like_dill, name, type(name, (), {'__module__': 'dill._dill'}))
+    for name, module in (('dill', types.ModuleType('dill')), ('dill._dill', like_dill)):
+        monkeypatch.setitem(sys.modules, name, module)
+    saver = types.SimpleNamespace(__name__='like_dill', Pickler=ByValue)
+    torch.save({'model': Net(), 'tokenizer': None}, tmp_path / 'pruned_model.bin', pickle_module=saver)
+    headers = read_headers(tmp_path / 'pruned_model.bin')
+    assert set(headers.tensors) == set(Net().state_dict()) and 'dill._dill._create_type' in headers.classes
+
+
 def test_safetensors(tmp_path, state):
     headers = read_headers(as_safetensors(state, tmp_path / 'a.safetensors', format='pt'))
     assert headers.kind == 'safetensors' and headers.meta == {'format': 'pt'}
     check(headers, state)
+
+
+@pytest.mark.parametrize('low', range(2, 6))
+def test_safetensors_that_begins_as_a_pickle(tmp_path, low):
+    """The first bytes are the header's length, which may be those of a pickle: 0x0280 is 640."""
+    text = json.dumps({'a': {'dtype': 'U8', 'shape': [1], 'data_offsets': [0, 1]}}).encode()
+    text = text.ljust(0x80 + 256 * low)
+    path = tmp_path / 'a.safetensors'
+    path.write_bytes(struct.pack('<Q', len(text)) + text + b'x')
+    assert path.read_bytes()[:2] == bytes([0x80, low]) == pickle.dumps(0, low)[:2]
+    assert read_headers(path).tensors['a'].shape == (1,)
 
 
 @pytest.mark.parametrize('suffix', ['safetensors', 'bin'])
@@ -302,14 +391,26 @@ class Evil:
 
 @pytest.mark.parametrize('legacy', [False, True])
 def test_nothing_is_executed(tmp_path, legacy):
-    """What a file would run is a stand-in; its tensors are read all the same."""
+    """What only an attack has is refused; other calls are stand-ins, and the tensors are read all the same."""
     mark = tmp_path / 'mark'
     code = f'open({str(mark)!r}, "w")'
-    bad = [Evil(exec, (code,)), Evil(eval, (code,)), Evil(__import__('os').system, (f'touch {mark}',))]
-    bad += [Evil(getattr, ('a', 'b')), Evil(subprocess.Popen, (['touch', str(mark)],)), Evil(bytearray, (10**15,))]
-    torch.save({'a': torch.ones(2), 'bad': bad}, tmp_path / 'x.pth', _use_new_zipfile_serialization=not legacy)
-    headers = read_headers(tmp_path / 'x.pth')
-    assert list(headers.tensors) == ['a'] and 'builtins.exec' in headers.classes
+    attacks = {
+        'builtins.exec': (exec, code),
+        'builtins.eval': (eval, code),
+        'posix.system': (__import__('os').system, f'touch {mark}'),
+        '(subprocess|commands).Popen': (subprocess.Popen, ['touch', str(mark)]),
+        'runpy.run_path': (__import__('runpy').run_path, str(mark)),
+    }
+    path = tmp_path / 'x.pth'
+    for name, (function, argument) in attacks.items():
+        saved = {'a': torch.ones(2), 'bad': [Evil(function, (argument,))]}
+        torch.save(saved, path, _use_new_zipfile_serialization=not legacy)
+        with pytest.raises(HeaderError, match=f'its pickle names {name}, which no model needs'):
+            read_headers(path)
+    odd = [Evil(getattr, ('a', 'b')), Evil(bytearray, (10**15,)), Evil(print, (code,))]
+    torch.save({'a': torch.ones(2), 'odd': odd}, path, _use_new_zipfile_serialization=not legacy)
+    headers = read_headers(path)
+    assert list(headers.tensors) == ['a'] and 'builtins.print' in headers.classes
     assert not mark.exists()
 
 
@@ -346,6 +447,8 @@ def valid_files(folder: Path) -> list[Path]:
         for number, saved in enumerate((net.state_dict(), {'model': net}, {'state_dict': net.state_dict()})):
             files.append(folder / f'{number}{legacy}.pth')
             torch.save(saved, files[-1], _use_new_zipfile_serialization=not legacy)
+    files.append(folder / 'plain.pth')
+    files[-1].write_bytes(pickle.dumps({'model': net, 'wide': torch.ones(3000)}))
     return [*files, as_safetensors(net.state_dict(), folder / 'a.safetensors')]
 
 
@@ -370,7 +473,7 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 
 def test_fuzz(tmp_path):
-    """2,100 damaged files: an error of one line, or what is said holds: shapes fit the bytes that are there."""
+    """2,400 damaged files: an error of one line, or what is said holds: shapes fit the bytes that are there."""
     draw, outcomes = random.Random(0), collections.Counter()
     for source in valid_files(tmp_path):
         data = source.read_bytes()

@@ -1,11 +1,16 @@
 """What pages have in common: they escape, they need nothing else, their tables are tables."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from jinja2 import UndefinedError
 from test_pages import Page
 
 from vadslim.analysis.html_page import Picture, breakable, left, render, settings_rows
 
+PROJECTS = Path(__file__).resolve().parents[2] / 'projects'
 TEMPLATE = """{% extends 'page' %}
 {% from 'cells' import number, pairs, show, table %}
 {% block title %}{{ title }}{% endblock %}
@@ -41,3 +46,10 @@ def test_words():
     assert (left(1, 4), left(None, 4), left(1, 0)) == ('25.0%', '', '')
     settings = {'round_to': 1, 'targets': [], 'target': None, 'config': 'c.py', 'protect': ['ä']}
     assert settings_rows(settings) == [('round to', '1'), ('config', 'c.py'), ('protect', '["ä"]')]
+
+
+def test_it_is_light():
+    """What reads headers writes pages, too; whoever does not write one does not wait for Jinja."""
+    script = 'import sys, vadslim.analysis.html_page, vadslim.analysis.plots; print(*sys.modules)'
+    done = subprocess.run([sys.executable, '-c', script], cwd=PROJECTS, capture_output=True, text=True, check=True)
+    assert {'torch', 'mmengine', 'matplotlib', 'numpy', 'pandas', 'jinja2'} & set(done.stdout.split()) == set()

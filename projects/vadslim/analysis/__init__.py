@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vadslim.analysis.complexity import Complexity, count, count_params
-    from vadslim.analysis.example import Example, declares_example, find_example
+    from vadslim.analysis.example import Change, Example, declares_example, find_example
     from vadslim.analysis.latency import Latency, measure, measure_in_turn, measure_modules
     from vadslim.analysis.latency_table import LatencyTable, LatencyTableError
     from vadslim.analysis.layer_times import LayerTimes
@@ -19,6 +19,7 @@ _HOME = {
     'Complexity': 'complexity',
     'count': 'complexity',
     'count_params': 'complexity',
+    'Change': 'example',
     'Example': 'example',
     'declares_example': 'example',
     'find_example': 'example',
@@ -39,6 +40,7 @@ _HOME = {
 }
 
 __all__ = [
+    'Change',
     'Complexity',
     'EditRow',
     'Example',

@@ -1,16 +1,15 @@
-"""Parameters and multiply-accumulates (MACs) of a model, per module, counted while it runs.
+"""Parameters, multiply-accumulates (MACs) and activations of a model, per module, counted while it runs.
 
-Every operator that reaches torch's dispatcher during one forward is looked up in a table: matrix products,
-convolutions and fused attention give MACs (what ``torch.utils.flop_counter`` counts, halved), bilinear
+Every operator that reaches torch's dispatcher during one forward is looked up in the tables of ``operators``: matrix
+products, convolutions and fused attention give MACs (what ``torch.utils.flop_counter`` counts, halved), bilinear
 sampling is a figure of its own, element-wise work costs nothing. What does real work but stands in no table
 is listed, never guessed.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,12 +19,18 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.flop_counter import flop_registry
 
-aten = torch.ops.aten
-
-#: MACs of one bilinear sample of one channel: four corners, and the weight deformable attention gives it.
-SAMPLE_MACS = 5
+from vadslim.analysis.numbers import human as human
+from vadslim.analysis.operators import (
+    Cost,
+    is_plumbing,
+    is_product,
+    is_sampling,
+    is_unknown,
+    kernel_cost,
+    product_cost,
+    sampling_cost,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Product:
         start, stop: the rows (dim 0) of the weight that it read.
         follows: for a product of computed factors, the number of the last product with a weight that the module did
             before it in the same call, itself or in a child: its factors are as wide as that one's result. -1: none.
+        outputs: elements of its result.
     """
 
     module: str
@@ -48,6 +54,22 @@ class Product:
     start: int = 0
     stop: int = 0
     follows: int = -1
+    outputs: int = 0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """One sampling of a map: ``grid_sample``, deformable attention.
+
+    Attributes:
+        module: dotted name of the module that did it.
+        macs: its multiply-accumulates, ``operators.SAMPLE_MACS`` per sample; 0 where the nearest element is taken.
+        outputs: samples of single channels, before deformable attention sums them up.
+    """
+
+    module: str
+    macs: int
+    outputs: int
 
 
 @dataclass(frozen=True)
@@ -60,9 +82,15 @@ class Complexity:
         modules: dotted module name -> (params, macs), each with everything below it in the tree of names, so that
             siblings add up to what their parent does not do itself; ``''`` is the model.
         sampling_macs: multiply-accumulates of bilinear sampling (``grid_sample``, deformable attention), at
-            :data:`SAMPLE_MACS` per channel and point; not part of ``macs``.
+            ``operators.SAMPLE_MACS`` per channel and point; not part of ``macs``.
         uncounted: what did work that no table knows, as ``'op in module (times)'``.
         products: everything that ``macs`` is the sum of, in the order of the forward.
+        samplings: everything that ``sampling_macs`` is the sum of, in the order of the forward.
+        activations: elements of the results of all products, as fvcore counts activations (what element-wise work,
+            norms, pooling and embeddings write is not counted), and of all samplings. Attention has its scores and its
+            result whether torch fused it or not.
+        calls: dotted module name -> how often it was called; those that were not are missing.
+        unread: the parameters that no operator read, by name: of a part that one forward does not need.
     """
 
     params: int
@@ -71,9 +99,24 @@ class Complexity:
     sampling_macs: int = 0
     uncounted: list[str] = field(default_factory=list)
     products: list[Product] = field(default_factory=list, repr=False)
+    samplings: list[Sampling] = field(default_factory=list, repr=False)
+    activations: int = 0
+    calls: dict[str, int] = field(default_factory=dict, repr=False)
+    unread: list[str] = field(default_factory=list, repr=False)
 
     def __str__(self) -> str:
         return f'{self.params:,} parameters, {self.macs / 1e9:.3f} GMACs'
+
+
+def per_module(amounts: Iterable[tuple[str, int]]) -> Counter[str]:
+    """Adds up (dotted module name, amount) pairs, each also on all modules above; ``''`` is the model."""
+    total: Counter[str] = Counter()
+    for name, amount in amounts:
+        total[''] += amount
+        while name:
+            total[name] += amount
+            name = name.rpartition('.')[0]
+    return total
 
 
 def count_params(module: nn.Module) -> int:
@@ -107,70 +150,20 @@ def count(model: nn.Module, run: Callable[[nn.Module], Any], compute: bool = Tru
         return count(model, run)  # it needed a value, one way or another
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-    macs: Counter[str] = Counter()
-    for product in counter.products:
-        name = product.module
-        while name:
-            macs[name] += product.macs
-            name = name.rpartition('.')[0]
-        macs[''] += product.macs
+    macs = per_module((product.module, product.macs) for product in counter.products)
     modules = {name: (count_params(module), macs[name]) for name, module in model.named_modules()}
     return Complexity(
         params=modules[''][0],
         macs=macs[''],
         modules=modules,
-        sampling_macs=counter.sampling,
+        sampling_macs=sum(sampling.macs for sampling in counter.samplings),
         uncounted=sorted(f'{what} ({n}x)' for what, n in counter.unknown.items()),
         products=counter.products,
+        samplings=counter.samplings,
+        activations=sum(p.outputs for p in counter.products) + sum(s.outputs for s in counter.samplings),
+        calls=dict(counter.calls),
+        unread=[name for name, tensor in model.named_parameters() if _memory(tensor) not in counter.read],
     )
-
-
-def _matrix_vector(matrix: Tensor) -> int:
-    return matrix.numel()
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor) -> int:
-    """Fused attention on (batch, heads, length, width): scores and weighted values."""
-    batch, heads, queries, width = query.shape
-    return int(batch * heads * queries * key.shape[-2] * (width + value.shape[-1]))
-
-
-#: Products that torch's own table misses.
-_EXTRA: dict[Any, Callable[..., int]] = {
-    aten.mv: lambda matrix, *_, **__: _matrix_vector(matrix),
-    aten.addmv: lambda _bias, matrix, *_, **__: _matrix_vector(matrix),
-    aten.dot: lambda a, *_, **__: _matrix_vector(a),
-    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: _attention(q, k, v),
-}
-
-_BILINEAR = 0
-_SAMPLING = {aten.grid_sampler_2d, aten._grid_sampler_2d_cpu_fallback, aten.cudnn_grid_sampler}
-
-#: What a wrapper round a compiled kernel does besides calling it.
-_PLUMBING = ('empty', 'zeros', 'new_', 'view', 'alias', 'detach', 'clone', 'copy_', 'as_strided')
-
-#: Parts of operator names that do multiply-accumulates of a kind nobody here counts.
-_HEAVY = (
-    'fft',
-    'linalg_',
-    'cdist',
-    'lstm',
-    'gru',
-    'rnn',
-    'grid_sampler_3d',
-    'trilinear',
-    'multi_head',
-    'encoder_layer',
-)
-
-
-def _deformable(value: Tensor, _shapes: Any, _starts: Any, locations: Tensor, *_: Any) -> int:
-    """value (B, keys, heads, width); locations (B, queries, heads, levels, points, 2)."""
-    return SAMPLE_MACS * (locations.numel() // 2) * value.shape[-1]
-
-
-#: autograd Functions that run a compiled kernel the dispatcher never sees: class name -> sampling MACs.
-_KERNELS: dict[str, Callable[..., int]] = {'MultiScaleDeformableAttnFunction': _deformable}
 
 
 class _Counter(TorchDispatchMode):
@@ -182,7 +175,9 @@ class _Counter(TorchDispatchMode):
         self.overwritten: list[Tensor] = []  # ordinary tensors into which something without values was written
         self.stack: list[tuple[str, int]] = [('', 0)]  # name, number of products when it was called
         self.products: list[Product] = []
-        self.sampling = 0
+        self.samplings: list[Sampling] = []
+        self.calls: Counter[str] = Counter()
+        self.read: set[int] = {0}  # memory of what operators were given; 0: of a parameter without elements
         self.seen = 0
         self.unknown: Counter[str] = Counter()
         self.weights = _weights(model)
@@ -192,16 +187,16 @@ class _Counter(TorchDispatchMode):
         """The innermost module that is running."""
         return self.stack[-1][0]
 
-    def add(self, macs: int, factors: Sequence[Any]) -> None:
-        """Books MACs on the module that does them."""
+    def add(self, cost: Cost, factors: Sequence[Any]) -> None:
+        """Books a product on the module that does it."""
         module, start = self.stack[-1]
         name, rows = self.weight(factors)
         if name:
-            self.products.append(Product(module, macs, name, *rows))
+            self.products.append(Product(module, cost.macs, name, *rows, outputs=cost.outputs))
             return
         before = range(len(self.products) - 1, start - 1, -1)
         follows = next((number for number in before if self.products[number].weight), -1)
-        self.products.append(Product(module, macs, follows=follows))
+        self.products.append(Product(module, cost.macs, follows=follows, outputs=cost.outputs))
 
     def weight(self, factors: Sequence[Any]) -> tuple[str, tuple[int, int]]:
         """Name and rows of the weight among the factors of a product; '' if there is none."""
@@ -211,19 +206,19 @@ class _Counter(TorchDispatchMode):
                 return name, _rows(factor, tensor)
         return '', (0, 0)
 
-    def has_no_values(self, packet: Any, args: Any, kwargs: Any) -> bool:
+    def has_no_values(self, packet: Any, args: Any, tensors: Sequence[Tensor]) -> bool:
         """Whether a result is, or follows from, a product with a weight."""
-        if packet in flop_registry and self.weight(args)[0]:
+        if is_product(packet) and self.weight(args)[0]:
             return True
         gone = {_memory(tensor) for tensor in self.overwritten}
-        return any(isinstance(tensor, _Shape) or _memory(tensor) in gone for tensor in _tensors(args, kwargs))
+        return any(isinstance(tensor, _Shape) or _memory(tensor) in gone for tensor in tensors)
 
     def shapes_of(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What an operator would return, without values."""
         about = [argument.alias_info for argument in func._schema.arguments]
         written = [arg for arg, alias in zip(args, about) if alias and alias.is_write]
         inputs, named = tree_map_only(Tensor, _meta, (args, kwargs))
-        if func.overloadpacket in _SAMPLING:  # (B, C, ...) at (B, points ..., 2): torch would compute every corner
+        if is_sampling(func.overloadpacket):  # (B, C, ...) at (B, points ..., 2): torch would compute every corner
             out = inputs[0].new_empty(*inputs[0].shape[:2], *inputs[1].shape[1:-1])
         else:
             out = func(*inputs, **named | ({'device': 'meta'} if 'device' in named else {}))
@@ -242,26 +237,25 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet = getattr(func, 'overloadpacket', func)
-        known = packet in flop_registry or packet in _EXTRA or packet in _SAMPLING
-        if not known and hasattr(func, 'decompose'):
+        if not (is_product(packet) or is_sampling(packet)) and hasattr(func, 'decompose'):
             # Under inference mode composite operators (linear, matmul, conv2d) arrive whole: look inside.
             with self:
                 inside = func.decompose(*args, **kwargs)
             if inside is not NotImplemented:
                 return inside
-        if not self.compute and self.has_no_values(packet, args, kwargs):
+        tensors = _tensors(args, kwargs)
+        self.read.update(map(_memory, tensors))
+        if not self.compute and self.has_no_values(packet, args, tensors):
             out = self.shapes_of(func, args, kwargs)
         else:
             out = func(*args, **kwargs)
-        self.seen += not any(part in func.__name__ for part in _PLUMBING)
-        if packet in _EXTRA:
-            self.add(_EXTRA[packet](*args, **kwargs), args)
-        elif packet in flop_registry:
-            self.add(int(flop_registry[packet](*args, **kwargs, out_val=out)) // 2, args)
-        elif packet in _SAMPLING:
-            bilinear = len(args) < 3 or args[2] == _BILINEAR
-            self.sampling += SAMPLE_MACS * out.numel() if bilinear else 0
-        elif func.namespace not in ('aten', 'prim', 'prims', 'profiler') or _is_heavy(func):
+        self.seen += not is_plumbing(func)
+        cost = product_cost(packet, args, kwargs, out)
+        if cost is not None:
+            self.add(cost, args)
+        elif is_sampling(packet):
+            self.samplings.append(Sampling(self.module, *sampling_cost(args, out)))
+        elif is_unknown(func):
             self.note(str(packet))
         return out
 
@@ -313,17 +307,16 @@ def _rows(view: Tensor, weight: Tensor) -> tuple[int, int]:
     return (start, stop) if 0 <= start < stop <= weight.shape[0] else (0, weight.shape[0])
 
 
-def _is_heavy(func: Any) -> bool:
-    name = func.__name__.split('.')[0]
-    return any(part in name for part in _HEAVY)
-
-
 @contextmanager
 def _names_of(model: nn.Module, counter: _Counter) -> Iterator[None]:
     """Keeps ``counter.stack`` at the names of the modules that are running."""
 
     def enter(name: str) -> Callable[..., None]:
-        return lambda *_: counter.stack.append((name, len(counter.products)))
+        def hook(*_: Any) -> None:
+            counter.calls[name] += 1
+            counter.stack.append((name, len(counter.products)))
+
+        return hook
 
     def leave(*_: Any) -> None:
         counter.stack.pop()
@@ -342,35 +335,39 @@ def _names_of(model: nn.Module, counter: _Counter) -> Iterator[None]:
 
 @contextmanager
 def _opaque_functions(counter: _Counter) -> Iterator[None]:
-    """Watches custom autograd Functions: compiled kernels inside them do not pass the dispatcher."""
-    original = Function.__dict__['apply']
+    """Watches custom autograd Functions: compiled kernels inside them do not pass the dispatcher.
 
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        before = counter.seen, counter.sampling
-        out = original.__get__(None, cls)(*args, **kwargs)
-        if cls.__name__ in _KERNELS and counter.sampling == before[1]:
-            counter.sampling += _KERNELS[cls.__name__](*args)
-        elif before == (counter.seen, counter.sampling) and _any_tensor(out):
-            counter.note(f'autograd function {cls.__name__}')
-        return out
+    Their ``forward`` is watched, not ``apply``, of which many a module keeps a reference from its import on.
+    """
 
-    Function.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
+    def watched(cls: type[Function], forward: Callable[..., Any]) -> Callable[..., Any]:
+        first = int(cls.setup_context is Function.setup_context)  # of the operands, after the context
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            before = counter.seen, len(counter.samplings)
+            out = forward(*args, **kwargs)
+            cost = kernel_cost(cls.__name__, args[first:])
+            if cost is not None and len(counter.samplings) == before[1]:
+                counter.samplings.append(Sampling(counter.module, *cost))
+            elif before == (counter.seen, len(counter.samplings)) and _any_tensor(out):
+                counter.note(f'autograd function {cls.__name__}')
+            return out
+
+        return call
+
+    originals = {cls: vars(cls)['forward'] for cls in _subclasses(Function) if 'forward' in vars(cls)}
     try:
+        for cls, original in originals.items():
+            cls.forward = staticmethod(watched(cls, getattr(original, '__func__', original)))
         yield
     finally:
-        Function.apply = original  # type: ignore[method-assign]
+        for cls, original in originals.items():
+            cls.forward = original
+
+
+def _subclasses(cls: Any) -> set[Any]:
+    return {below for child in cls.__subclasses__() for below in (child, *_subclasses(child))}
 
 
 def _any_tensor(out: Any) -> bool:
     return any(isinstance(o, Tensor) for o in (out if isinstance(out, (tuple, list)) else (out,)))
-
-
-def human(number: float, unit: str = '') -> str:
-    """A number with three significant digits and a decimal prefix: 39_865_999 -> '39.9 M'."""
-    if not math.isfinite(number) or abs(number) < 1000:
-        return f'{number:.4g} {unit}'.rstrip()
-    for prefix in ('k', 'M', 'G', 'T'):
-        number /= 1000
-        if abs(number) < 999.5 or prefix == 'T':
-            break
-    return f'{number:.3g} {prefix}{unit}'

@@ -13,13 +13,32 @@ loader.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from vadslim.analysis.complexity import Complexity, count
+
+
+@dataclass(frozen=True)
+class Change:
+    """What another way of computing the same outputs does more, or less, than was counted.
+
+    Attributes:
+        module: dotted name of the module that does it.
+        why: in a few words; changes for one reason are added up.
+        macs, sampling_macs: multiply-accumulates, negative for what it does not do.
+    """
+
+    module: str
+    why: str
+    macs: int = 0
+    sampling_macs: int = 0
+
+
+Alternative = Callable[[nn.Module, Complexity], Sequence[Change]]
 
 
 @dataclass(frozen=True)
@@ -34,11 +53,17 @@ class Example:
         fixed_work: what is done, and on which sizes, does not depend on values in which weights had a part (no boxes
             that pass a threshold and go on), and the model keeps none of them. The forward is then counted without
             computing it, which takes a fraction of the time.
+        parts: what people call the parts of the network -> patterns (fnmatch) of the names of their modules, each with
+            everything below it; without any, the report takes the model's children.
+        alternatives: other ways of computing the same outputs -> a function of the model, dense or slim, and its
+            counts, which tells the differences. The report gives both figures.
     """
 
     run: Callable[[nn.Module], Any]
     label: str
     fixed_work: bool = False
+    parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    alternatives: Mapping[str, Alternative] = field(default_factory=dict)
 
     def count(self, model: nn.Module) -> Complexity:
         """What the forward costs."""

@@ -10,13 +10,13 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup, escape
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vadslim import __version__
-from vadslim.analysis.complexity import human
+from vadslim.analysis.numbers import human
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
 class Picture(NamedTuple):
@@ -38,9 +38,12 @@ def render(template: str, **values: Any) -> str:
     """Fills in a template; what it prints is escaped, and a value that is missing is an error.
 
     Args:
-        template: Jinja's text. ``{% extends 'page' %}`` makes it a page, with the blocks ``title`` and ``body``.
+        template: Jinja's text. ``{% extends 'page' %}`` makes it a page, with the blocks ``title``,
+            ``body`` and ``style``.
         values: what it names.
     """
+    from jinja2 import DictLoader, Environment, StrictUndefined  # late: not every command writes a page
+
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -54,6 +57,8 @@ def render(template: str, **values: Any) -> str:
 
 def breakable(name: str) -> Markup:
     """A name that may break after each of its parts."""
+    from markupsafe import Markup, escape
+
     return Markup('<wbr>').join(escape(part) for part in re.split(r'(?<=[./_])', name))
 
 
@@ -201,6 +206,7 @@ details ul { padding-left: 1.4rem; font-size: .88rem; overflow-wrap: anywhere }
  th button { display: contents }
  * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
 }
+{% block style %}{% endblock %}
 </style>
 </head>
 <body>

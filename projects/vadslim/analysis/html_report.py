@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from vadslim.analysis import html_page
-from vadslim.analysis.complexity import human
 from vadslim.analysis.html_page import Picture, left
 from vadslim.analysis.layer_sizes import LayerSize
+from vadslim.analysis.numbers import human
 from vadslim.analysis.report import Report
 
 

@@ -26,9 +26,9 @@ from typing import Any
 from markupsafe import Markup
 
 from vadslim.analysis import html_page
-from vadslim.analysis.complexity import human
 from vadslim.analysis.html_page import Picture
 from vadslim.analysis.metrics import Family, family, in_order, is_detail
+from vadslim.analysis.numbers import human
 from vadslim.analysis.plots import BEFORE, GRID, LINES, TEXT, new_figure, to_png
 from vadslim.pruning.sensitivity import is_cost
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .headers import SIZES, Entry, HeaderError, Headers
-from .unpickler import BUILD, LONGEST_NAME, Bounded, Reader, Refused, Tensor, Thing
+from .unpickler import BUILD, LONGEST_NAME, Blob, Bounded, Reader, Refused, Storage, Tensor, Thing
 
 DEEPEST = 100  # modules in modules
 MOST_PARTS = 4  # a checkpoint in a checkpoint ...
@@ -87,7 +87,7 @@ def _start(file: BinaryIO, record: zipfile.ZipInfo) -> int | None:
     return record.header_offset + 30 + int(name) + int(extra) if record.compress_type == zipfile.ZIP_STORED else None
 
 
-MAGIC = 0x1950A86A20F9469CFC6C
+MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 
 def read_pickle(path: Path, file: BinaryIO, size: int) -> Headers:
@@ -96,12 +96,14 @@ def read_pickle(path: Path, file: BinaryIO, size: int) -> Headers:
     Args and errors as of :func:`read_zip`.
     """
     bounded = Bounded(file, size)
-    reader = Reader(bounded)
+    starts: dict[str, int | None] = {}
+    build = {**BUILD, 'torch.storage._load_from_bytes': lambda reader, blob: _stored(reader, blob, starts)}
+    reader = Reader(bounded, build)
     content = _load(path, reader)
     if type(content) is not int or content != MAGIC:
-        return _of_content(path, 'pickle', content, reader, {})
+        return _of_content(path, 'pickle', content, reader, starts)
     version = _load(path, Reader(bounded))
-    if type(version) is not int or version != 1001:
+    if type(version) is not int or version != VERSION:
         raise HeaderError(f'{path}: its version of the legacy format is not known')
     system = _load(path, Reader(bounded))
     reader = Reader(bounded)
@@ -109,7 +111,6 @@ def read_pickle(path: Path, file: BinaryIO, size: int) -> Headers:
     keys = _load(path, Reader(bounded))
     if not isinstance(keys, list) or not all(type(key) in (str, int) for key in keys):
         raise HeaderError(f'{path}: its list of storages is missing or damaged')
-    starts: dict[str, int | None] = {}
     for key in map(str, keys):
         storage = reader.storages.get(key)
         head = file.read(8)
@@ -125,6 +126,29 @@ def read_pickle(path: Path, file: BinaryIO, size: int) -> Headers:
     return _of_content(path, 'torch legacy', content, reader, starts, big)
 
 
+def _stored(reader: Reader, blob: Any, starts: dict[str, int | None]) -> Storage:
+    """A storage that is itself a file of the legacy format: ``pickle.dump`` and ``dill.dump`` write each tensor so."""
+    if not isinstance(blob, Blob):
+        raise Refused('a storage that is no bytes')
+    reader.pay(blob.head)  # one object could be read many times
+    file = Bounded(io.BytesIO(blob.head), len(blob.head))
+    parts = []
+    for _ in range(5):
+        part = Reader(file)
+        parts.append(part.load())
+        reader.names |= part.names
+    storage, keys = parts[3:]
+    if parts[:2] != [MAGIC, VERSION] or not isinstance(storage, Storage) or keys != [storage.key]:
+        raise Refused('a storage that is no file of torch')
+    count = struct.unpack('<q', file.read(8))[0]
+    if count != storage.count or file.tell() + count * SIZES[storage.dtype] != blob.length:
+        raise Refused('a storage that is cut')
+    own = Storage(storage.dtype, str(len(reader.storages)), count)
+    reader.storages[own.key] = own
+    starts[own.key] = blob.start + file.tell()
+    return own
+
+
 # --- the model in it ---------------------------------------------------------------------------------------
 
 #: keys under which checkpoints keep the model
@@ -132,6 +156,14 @@ _PARTS = (
     'state_dict', 'model', 'model_state_dict', 'module', 'network', 'net', 'weights', 'ema_state_dict',
     'state_dict_ema', 'model_ema',
 )  # fmt: skip
+
+#: modules by which pickles run commands, and functions of Python. Not ``getattr``: MMEngine's checkpoints have it.
+_ATTACKS = {
+    'os', 'posix', 'nt', 'subprocess', 'commands', 'popen2', 'sys', 'pty', 'runpy', 'shutil', 'socket', 'ctypes',
+    'importlib', 'imp', 'pkgutil', 'webbrowser', 'code', 'codeop', 'timeit', 'pdb', 'bdb', 'cProfile', 'profile',
+    'trace', 'asyncio', 'signal', 'http', 'urllib', 'httplib', 'ftplib', 'smtplib', 'requests', 'pip',
+}  # fmt: skip
+_ATTACKING_BUILTINS = {'eval', 'exec', 'execfile', 'compile', 'open', 'input', 'apply', '__import__', 'breakpoint'}
 
 
 def _of_content(
@@ -158,7 +190,16 @@ def _of_content(
         raise HeaderError(f'{path}: holds no tensors; it holds {held or "something else"}')
     meta = meta if isinstance(meta, dict) else {}
     classes = tuple(name for name in reader.names if name not in BUILD)
+    attack = next(filter(_runs_code, classes), None)
+    if attack:
+        raise HeaderError(f'{path}: its pickle names {attack:.60}, which no model needs: refused, and nothing run')
     return Headers(path, kind, tensors, None, meta, [path], classes, big)
+
+
+def _runs_code(name: str) -> bool:
+    """Whether a name is there to attack whoever loads the file: nothing that saves a model writes it."""
+    module, _, function = name.partition('.')
+    return module in _ATTACKS or (module == 'builtins' and function in _ATTACKING_BUILTINS)
 
 
 def _model(content: Any) -> Any:

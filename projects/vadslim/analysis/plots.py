@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from vadslim.analysis.complexity import human
-from vadslim.analysis.layer_sizes import Belonging, LayerSize, PartSize
+from vadslim.analysis.numbers import human
+
+if TYPE_CHECKING:  # these import torch, which not all pictures need
+    from vadslim.analysis.layer_sizes import LayerSize, PartSize
 
 BEFORE, AFTER, TEXT, GRID = '#c9d1da', '#12718f', '#1c2733', '#e4e8ec'
 LINES = ('#12718f', '#c2571a', '#5b8c2a', '#8a4fa3', '#3c4f9e', '#7a6a58')
@@ -46,6 +48,8 @@ def widths_picture(layers: Sequence[LayerSize], parts: Sequence[str]) -> bytes:
 
 def _name_parts(axes: Any, layers: Sequence[str], parts: Sequence[str]) -> None:
     """Borders between the parts of the network below the axis, and the names that fit."""
+    from vadslim.analysis.layer_sizes import Belonging
+
     belongs = Belonging(parts)
     runs: list[tuple[str, int, int]] = []
     for number, layer in enumerate(layers):

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from vadslim.analysis.complexity import Complexity, Product, count_params, human
+from vadslim.analysis.complexity import Complexity, Product, count_params
 from vadslim.analysis.example import Example
+from vadslim.analysis.numbers import human
 
 Removed = Mapping[str, Mapping[int, np.ndarray]]
 

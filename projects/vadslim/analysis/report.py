@@ -14,8 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vadslim.analysis.complexity import Complexity, human
+from vadslim.analysis.complexity import Complexity
 from vadslim.analysis.latency import Latency
+from vadslim.analysis.numbers import human
 
 
 @dataclass(frozen=True)

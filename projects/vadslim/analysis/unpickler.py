@@ -7,10 +7,11 @@ what it builds, copies or nests is bounded by its length.
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ _DTYPES = {
 }  # fmt: skip
 LONGEST_NAME = 2000  # characters of a tensor or a class
 MOST_MARKS = 10_000  # containers begun and not done, of a pickle
+_KEPT = 4096  # of a bytes object
 
 
 # --- what stands on the machine's stack --------------------------------------------------------------------
@@ -63,6 +65,15 @@ class Tensor:
     storage: Storage | None
     first: int = 0
     strides: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A bytes object of more than 255 bytes: the first of them, how many there are, and where they lie in the file."""
+
+    head: bytes
+    length: int
+    start: int
 
 
 class Thing:
@@ -209,6 +220,12 @@ class Bounded:
             raise EOFError('it ends too early')
         return bytes(self.file.read(count))
 
+    def skip(self, count: int) -> None:
+        """Goes on behind so many bytes."""
+        if count > self.size - self.tell():
+            raise EOFError('it ends too early')
+        self.file.seek(count, io.SEEK_CUR)
+
 
 _Machine: Any = pickle._Unpickler  # the one in Python: C's memo takes whatever index a file states
 
@@ -218,15 +235,16 @@ class Reader(_Machine):
 
     dispatch = dict(_Machine.dispatch)
 
-    def __init__(self, file: Bounded) -> None:
+    def __init__(self, file: Bounded, build: Mapping[str, Callable[..., Any]] = BUILD) -> None:
         super().__init__(file, encoding='latin1')
+        self.file, self.build = file, build
         self.names: dict[str, Name] = {}
         self.storages: dict[str, Storage] = {}
         self.left = file.size + 1000  # elements that may be copied
 
     def pay(self, items: Any) -> None:
         """Copies of what is held by name could be many."""
-        if not isinstance(items, list | tuple | dict | set):
+        if not isinstance(items, list | tuple | dict | set | bytes):
             raise Refused('a container of what is none')
         self.left -= len(items)
         if self.left < 0:
@@ -262,10 +280,12 @@ class Reader(_Machine):
 
     def call(self, called: Any, args: Any) -> Any:
         """What a class or a function makes."""
+        if isinstance(called, Thing):
+            return Thing()  # of a class that the pickle itself has built, as dill saves those of a script
         if not isinstance(called, Name) or not isinstance(args, tuple | list):
             raise Refused('it calls what is no class')
-        if called.full in BUILD:
-            return BUILD[called.full](self, *args)
+        if called.full in self.build:
+            return self.build[called.full](self, *args)
         if called.full.startswith(('torch._utils._rebuild_', 'torch.storage._load_from_bytes')):
             raise Refused(f'a tensor made by {called.full:.80}, which is not known')
         return Thing()
@@ -304,6 +324,16 @@ class Reader(_Machine):
 
     def _bytearray(self) -> None:
         self.append(self.read(struct.unpack('<Q', self.read(8))[0]))
+
+    def _bytes(self, form: str) -> None:
+        length = struct.unpack(form, self.read(struct.calcsize(form)))[0]
+        frame = self._unframer.current_frame
+        left = len(frame.getbuffer()) - frame.tell() if frame else 0
+        start = self.file.tell() - left
+        head = self.read(length if left else min(length, _KEPT))
+        if not left:  # what is long stands in no frame
+            self.file.skip(length - len(head))
+        self.append(Blob(head[:_KEPT], length, start))
 
     def _make_dict(self) -> None:
         items = self.pop_mark()
@@ -352,6 +382,8 @@ class Reader(_Machine):
         (pickle.MARK, _mark),
         (pickle.PUT, _put),
         (pickle.BYTEARRAY8, _bytearray),
+        (pickle.BINBYTES, lambda self: self._bytes('<I')),
+        (pickle.BINBYTES8, lambda self: self._bytes('<Q')),
         (pickle.DICT, _make_dict),
         (pickle.SETITEM, _set_item),
         (pickle.SETITEMS, _set_items),

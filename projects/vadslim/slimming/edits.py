@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from vadslim.analysis import Complexity, EditRow, Example
-from vadslim.analysis.complexity import human
+from vadslim.analysis.numbers import human
 from vadslim.cli import UserError
 from vadslim.pruning import (
     EditError,

@@ -7,7 +7,6 @@ is a fault of ours and keeps its traceback.
 import argparse
 import contextlib
 import gc
-import multiprocessing
 import os
 import signal
 import sys
@@ -133,7 +132,8 @@ def _stoppable() -> Iterator[None]:
         busy.set()
         stopped.append(signum)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise for each worker that ends
-        for child in multiprocessing.active_children():
+        # only who has imported it has children, and commands that read headers are done before it is
+        for child in getattr(sys.modules.get('multiprocessing'), 'active_children', list)():
             child.kill()
         busy.clear()
         raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(128 + signum)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from llm_files import SHORTGPT_7, TINY, write_llama, write_safetensors
+from llm_files import SHORTGPT_7, TINY, write_llama, write_pickled, write_safetensors
 
 from vadslim.model_analysis import main
 
@@ -110,6 +110,13 @@ def test_count_zeros_and_check(tmp_path, capsys):
     assert main(['--model_path', str(tmp_path / 'broken.pth'), *options]) == 1
     assert 'not finite: values in 1 tensors (layers.0.mlp.fc1.weight)' in capsys.readouterr().out
     assert read(tmp_path / 'o' / 'model_structure.json')['zeros']['nonfinite'] == {'layers.0.mlp.fc1.weight': 6}
+
+
+def test_classes_of_a_pickle_are_named(tmp_path, capsys):
+    path = write_pickled(tmp_path / 'pruned_model.bin')
+    assert main(['--model_path', str(path)]) == 0
+    assert 'none of it was imported or built' in capsys.readouterr().out
+    assert 'pruning_tool.layers.Tokenizer' in read(tmp_path / 'analysis' / 'model_structure.json')['classes']
 
 
 def test_without_layers(tmp_path, capsys):

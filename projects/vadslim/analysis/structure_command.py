@@ -19,6 +19,7 @@ from vadslim.analysis.structure_text import pruning_comparison, pruning_summary_
 from vadslim.cli import Parser, UserError, say
 from vadslim.files import atomic_write
 
+MOST_CLASSES = 100  # that a pickle names, in the JSON
 WIDTH = 160  # of tables that no terminal breaks
 EPILOG = (
     'exit codes: 0 done; 1 --check found values that are not finite; 2 one line says what is wrong; 130 interrupted'
@@ -129,13 +130,15 @@ def read_model(path: str | Path, reading: Reading, name: str | None = None, base
         base: what it was pruned from: tells the width of a head where nothing else does.
 
     Returns:
-        ``ModelStructure.to_dict``, with ``zeros`` where values were counted.
+        ``ModelStructure.to_dict``, with ``zeros`` where values were counted, and ``classes`` that a pickle names.
     """
     headers = read_headers(path)
     if headers.config is None and base is not None:
         headers.config = base['config']
     structure = analyse(headers, name, reading.table)
     data = structure.to_dict()
+    if headers.classes:
+        data['classes'] = list(headers.classes[:MOST_CLASSES])
     if reading.zeros or reading.check:
         from vadslim.analysis.structure_zeros import add_zeros
 

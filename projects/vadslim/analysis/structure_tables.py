@@ -36,6 +36,8 @@ def print_model(model: Data, console: Console) -> None:
     console.print(table)
     if model['tied']:
         _say(console, f'counted once: {", ".join(model["tied"][:4])} (tied)')
+    if model.get('classes'):
+        _say(console, f'the pickle names {", ".join(model["classes"][:4])} ...: none of it was imported or built')
     if model['layers']:
         _print_layers(model, console)
     _print_zeros(model, console)

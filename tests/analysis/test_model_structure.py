@@ -112,6 +112,20 @@ def test_whole_model_of_classes_that_are_gone(tmp_path, legacy):
     assert data['buffers'] == 0  # inv_freq is not kept
 
 
+def test_layers_that_are_emptied_in_different_ways(tmp_path):
+    path = write_pickled(tmp_path / 'pruned_model.bin', identity=[0], zero_attention=[1], zero_mlp=[2])
+    data = of(path)
+    assert data['zero_layers'] == [0] and [layer['original_idx'] for layer in data['layers']] == [0, 1, 2]
+    kinds = [(layer['attention']['type'], layer['mlp']['type']) for layer in data['layers'][1:]]
+    assert kinds == [('ZeroAttention', 'MLP'), ('Attention', 'ZeroMLP')]
+
+
+def test_a_name_from_where_one_stands(tmp_path, monkeypatch):
+    (tmp_path / 'GISP' / 'inner').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / 'GISP' / 'inner')
+    assert name_of(Path('../pruned_model.bin')) == 'GISP'
+
+
 def test_slicegpt(tmp_path):
     data = of(write_slicegpt(tmp_path))
     width = 8  # 80 % of 16, down to a multiple of 8

@@ -106,6 +106,6 @@ def _alike(layers: Mapping[int, list[str]]) -> bool:
 def _stack(prefix: str, layers: Mapping[int, list[str]]) -> Stack:
     last = max(layers)
     gaps = last + 1 - len(layers)
-    if not gaps or not _LISTS.match(prefix.rpartition('.')[2]) or not _alike(layers):
+    if not gaps or not _LISTS.match(prefix.rpartition('.')[2]):
         return Stack(prefix, {number: layers[number] for number in sorted(layers)})
     return Stack(prefix, {number: layers.get(number, []) for number in range(last + 1)}, numbered_by_original=True)

@@ -5,13 +5,14 @@ The JSON (``ModelStructure.to_dict``) has the keys that earlier tools for pruned
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vadslim.analysis.headers import Entry, HeaderError, Headers
+from vadslim.analysis.headers import Entry, Headers
 from vadslim.analysis.layer_parts import PARTS, PartTable, is_buffer, role_of
 from vadslim.analysis.layer_stacks import MOST_LAYERS, Stack, find_stacks
 
@@ -202,7 +203,7 @@ def analyse(headers: Headers, name: str | None = None, table: PartTable | None =
 
 def name_of(path: Path) -> str:
     """A model's name: its folder's; its file's if that is no .bin and says more than 'model'."""
-    path = Path(path).absolute()
+    path = Path(os.path.abspath(path))  # noqa: PTH100  without .., and links as they are named
     if path.suffix in ('.pth', '.pt', '.bin', '.safetensors', '.json') and not path.is_dir():
         stem = path.name.removesuffix('.index.json').partition('.')[0]
         return path.parent.name if stem in _GENERIC or path.suffix == '.bin' else path.stem
@@ -214,10 +215,7 @@ def _tensors(headers: Headers) -> Mapping[str, Entry]:
         return headers.tensors
     from vadslim.analysis.config_shapes import tensors_of
 
-    try:
-        return tensors_of(headers.config)
-    except HeaderError as error:
-        raise HeaderError(f'{headers.path / str(error)}') from None  # its message begins with config.json
+    return tensors_of(headers.config, headers.path / 'config.json')
 
 
 def _stripped(tensors: Mapping[str, Entry]) -> tuple[Mapping[str, Entry], str]:

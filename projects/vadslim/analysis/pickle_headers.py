@@ -160,9 +160,11 @@ _PARTS = (
 #: modules by which pickles run commands, and functions of Python. Not ``getattr``: MMEngine's checkpoints have it.
 _ATTACKS = {
     'os', 'posix', 'nt', 'subprocess', 'commands', 'popen2', 'sys', 'pty', 'runpy', 'shutil', 'socket', 'ctypes',
-    'importlib', 'imp', 'pkgutil', 'webbrowser', 'code', 'codeop', 'timeit', 'pdb', 'bdb', 'cProfile', 'profile',
-    'trace', 'asyncio', 'signal', 'http', 'urllib', 'httplib', 'ftplib', 'smtplib', 'requests', 'pip',
+    'importlib', 'imp', 'pkgutil', 'webbrowser', 'codeop', 'timeit', 'pdb', 'bdb', 'cProfile',
+    'asyncio', 'signal', 'http', 'urllib', 'httplib', 'ftplib', 'smtplib', 'requests', 'pip',
 }  # fmt: skip
+#: of modules whose names a project could have, too
+_ATTACKING_FUNCTIONS = {'code.interact', 'code.InteractiveInterpreter', 'profile.run', 'profile.runctx', 'trace.Trace'}
 _ATTACKING_BUILTINS = {'eval', 'exec', 'execfile', 'compile', 'open', 'input', 'apply', '__import__', 'breakpoint'}
 
 
@@ -199,7 +201,9 @@ def _of_content(
 def _runs_code(name: str) -> bool:
     """Whether a name is there to attack whoever loads the file: nothing that saves a model writes it."""
     module, _, function = name.partition('.')
-    return module in _ATTACKS or (module == 'builtins' and function in _ATTACKING_BUILTINS)
+    return (
+        module in _ATTACKS or name in _ATTACKING_FUNCTIONS or (module == 'builtins' and function in _ATTACKING_BUILTINS)
+    )
 
 
 def _model(content: Any) -> Any:

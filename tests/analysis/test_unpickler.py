@@ -52,7 +52,7 @@ def copies(code: bytes) -> bytes:
         + b'c__builtin__\n'
         + code[1:]
         + b'\nq\x000]q\x01('
-        + b'N' * 100_000
+        + b'N' * 50_000
         + b'e0'
         + b'h\x00h\x01\x85'
         + (code[:1] + b'0h\x00h\x01\x85') * 30_000
@@ -72,9 +72,9 @@ SHARED += b''.join(
 MANY = [number(k * SAME_HASH) for k in range(1, 30_000)]
 FORGED = {
     'marks': TWO + b'(' * 10_000_000,
-    'lists in lists': TWO + b']' * 100_000 + b'a' * 99_999 + b'.',
-    'tuples in tuples': TWO + b')' + b'\x85' * 200_000 + b'.',
-    'sets': FOUR + b'\x8f' * 200_000 + b'.',
+    'lists in lists': TWO + b']' * 30_000 + b'a' * 29_999 + b'.',
+    'tuples in tuples': TWO + b')' + b'\x85' * 50_000 + b'.',
+    'sets': FOUR + b'\x8f' * 50_000 + b'.',
     'copies of a list': copies(b'Rlist'),
     'copies of a tuple': copies(b'\x81tuple'),
     'sizes': TWO + b']q\x01(' + b'K\x01' * 100_000 + b'e' + (

@@ -133,15 +133,20 @@ def _runs(layers: Sequence[Data], cells: Callable[[Data], tuple[str, ...]]) -> l
 def _table(title: str, console: Console) -> Any:
     from rich.table import Table
 
-    console.print(title, style='italic', markup=False, highlight=False, soft_wrap=True)
+    console.print(_printable(title), style='italic', markup=False, highlight=False, soft_wrap=True)
     return Table()
 
 
 def _text(text: str) -> Any:
     from rich.text import Text
 
-    return Text(text)
+    return Text(_printable(text))
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False)
+    console.print(_printable(line), markup=False, highlight=False)
+
+
+def _printable(text: str) -> str:
+    """Names stand in files: what would command a terminal is shown as a question mark."""
+    return ''.join(letter if letter.isprintable() else '?' for letter in text)

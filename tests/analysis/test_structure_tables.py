@@ -31,7 +31,7 @@ def test_model(tmp_path, console):
     model = of(write_llama(tmp_path, {**TINY, 'num_hidden_layers': 5}, drop=drop), '[red]odd[/red] \x1b[2Jname')
     print_model(model, console)
     text = console.export_text(clear=False)
-    assert '[red]odd[/red] ?[2Jname: 14,096 parameters' in text and '5 layers, 1 of them empty' in text
+    assert '[red]odd[/red] \ufffd[2Jname: 14,096 parameters' in text and '5 layers, 1 of them empty' in text
     assert rows(console, 'model.layers') == [
         ['model.layers.0', '2,720', '768', '1,920', '32'],
         ['model.layers.1', '0', '0', '0', '0', 'empty'],

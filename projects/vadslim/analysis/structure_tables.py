@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vadslim.analysis.model_comparison import mark_of
 from vadslim.analysis.numbers import human
+from vadslim.analysis.structure_files import printable
 from vadslim.analysis.structure_summary import ranges
 
 if TYPE_CHECKING:
@@ -133,20 +134,15 @@ def _runs(layers: Sequence[Data], cells: Callable[[Data], tuple[str, ...]]) -> l
 def _table(title: str, console: Console) -> Any:
     from rich.table import Table
 
-    console.print(_printable(title), style='italic', markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(title), style='italic', markup=False, highlight=False, soft_wrap=True)
     return Table()
 
 
 def _text(text: str) -> Any:
     from rich.text import Text
 
-    return Text(_printable(text))
+    return Text(printable(text))
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(_printable(line), markup=False, highlight=False)
-
-
-def _printable(text: str) -> str:
-    """Names stand in files: what would command a terminal is shown as a question mark."""
-    return ''.join(letter if letter.isprintable() else '?' for letter in text)
+    console.print(printable(line), markup=False, highlight=False)

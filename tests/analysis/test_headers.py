@@ -137,6 +137,18 @@ def test_whole_model_in_a_plain_pickle(tmp_path, protocol):
         read_headers(path)
 
 
+def test_a_storage_of_few_bytes_in_a_plain_pickle(tmp_path):
+    """torch names a storage by its address: with a short one the whole of a small tensor is less than 256 bytes."""
+    file = io.BytesIO()
+    torch.save(torch.ones(1).untyped_storage(), file, _use_new_zipfile_serialization=False)
+    good = file.getvalue()
+    assert len(good) < 256
+    tensor = b'ctorch._utils\n_rebuild_tensor_v2\n(ctorch.storage\n_load_from_bytes\nC'
+    tensor += bytes([len(good)]) + good + b'\x85RK\x00K\x04\x85K\x01\x85\x89NtR'
+    (tmp_path / 'a.bin').write_bytes(b'\x80\x03}X\x01\x00\x00\x00a' + tensor + b's.')
+    assert content(read_headers(tmp_path / 'a.bin').tensors['a']) == good[-4:]
+
+
 def stored(storage: bytes, times: int = 1, size: int = 4) -> bytes:
     """A plain pickle of a tensor whose storage is these bytes, which are read so many times before."""
     read = b'ctorch.storage\n_load_from_bytes\nh\x00\x85R'

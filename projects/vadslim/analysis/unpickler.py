@@ -69,7 +69,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Blob:
-    """A bytes object of more than 255 bytes: the first of them, how many there are, and where they lie in the file."""
+    """A bytes object: the first of its bytes, how many there are, and where they lie in the file."""
 
     head: bytes
     length: int
@@ -382,6 +382,7 @@ class Reader(_Machine):
         (pickle.MARK, _mark),
         (pickle.PUT, _put),
         (pickle.BYTEARRAY8, _bytearray),
+        (pickle.SHORT_BINBYTES, lambda self: self._bytes('<B')),
         (pickle.BINBYTES, lambda self: self._bytes('<I')),
         (pickle.BINBYTES8, lambda self: self._bytes('<Q')),
         (pickle.DICT, _make_dict),

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -142,6 +143,8 @@ def test_a_storage_of_few_bytes_in_a_plain_pickle(tmp_path):
     file = io.BytesIO()
     torch.save(torch.ones(1).untyped_storage(), file, _use_new_zipfile_serialization=False)
     good = file.getvalue()
+    address = re.search(rb'\d{6,}', good)[0]
+    good = good.replace(b'X' + struct.pack('<I', len(address)) + address, b'X' + struct.pack('<I', 1) + b'7')
     assert len(good) < 256
     tensor = b'ctorch._utils\n_rebuild_tensor_v2\n(ctorch.storage\n_load_from_bytes\nC'
     tensor += bytes([len(good)]) + good + b'\x85RK\x00K\x04\x85K\x01\x85\x89NtR'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -156,8 +155,12 @@ def _each(work: Any, models: Sequence[Path], workers: int | None, reading: Readi
     if workers == 1:
         yield from map(work, models)
         return
-    with multiprocessing.get_context('fork' if sys.platform == 'linux' else None).Pool(workers) as pool:
-        yield from pool.imap(work, models)
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # not multiprocessing.Pool: it ends its workers by SIGTERM, which one that is just being forked can lose
+    with ProcessPoolExecutor(workers, get_context('fork' if sys.platform == 'linux' else None)) as pool:
+        yield from pool.map(work, models)
 
 
 def _lost(comparison: dict[str, Any] | None) -> str:

@@ -43,6 +43,24 @@ def test_the_process_is_left_as_it_was(capsys):
     assert state() == before
 
 
+def test_a_command_within_a_command_leaves_the_answer_to_the_outer_one(capsys):
+    def inner(argv):
+        raise cli.UserError('no')
+
+    def outer(argv):
+        try:
+            cli.run(inner, argv)
+        except cli.UserError as error:
+            raise cli.UserError(f'stage x: {error}') from error
+
+    for _ in range(2):  # and it is over when it is over
+        assert cli.run(outer, []) == 2
+        assert capsys.readouterr().err == 'error: stage x: no\n'
+    assert cli.run(lambda argv: cli.run(lambda argv: 3, argv), []) == 3
+    assert cli.run(inner, []) == 2
+    assert capsys.readouterr().err == 'error: no\n'
+
+
 LOST = """
 import multiprocessing, os, signal, sys, time, weakref
 from vadslim import cli

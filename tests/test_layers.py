@@ -16,16 +16,18 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 TOOLS = sorted((ROOT / 'tools').rglob('*.py'))
 
 # Part of vadslim -> the other parts that it may import. A new part needs a line here.
-BASE = {'checkpoint', 'cli', 'files', 'image_norm', 'registry'}
+BASE = {'checkpoint', 'checkpoint_format', 'cli', 'files', 'image_norm', 'old_layouts', 'registry'}
 TOOLKIT = {'analysis', 'hooks', 'pruning', 'sparse', 'stages', *BASE}
 COMMANDS = {
     'evaluate', 'experiment', 'launch', 'model_analysis', 'options', 'slimming', 'sparse_training', 'structure_run',
-    'train',
+    'staged', 'train',
 }  # fmt: skip
 ARROWS = {
     '__init__': set(),
     'registry': set(),
-    'checkpoint': {'files', 'image_norm'},
+    'checkpoint': {'files', 'image_norm', 'old_layouts'},
+    'checkpoint_format': {'checkpoint', 'old_layouts'},
+    'old_layouts': set(),
     'files': set(),
     'image_norm': set(),
     'nuscenes_data': {'cli', 'files'},

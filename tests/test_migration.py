@@ -1,4 +1,4 @@
-"""docs/migration.md names what is there, and flags that commands know."""
+"""docs/migration.md, and pages that go with it, name what is there, and flags that commands know."""
 
 import re
 import runpy
@@ -11,7 +11,7 @@ import pytest
 import vadslim.sparse
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / 'docs' / name for name in ('migration.md', 'results_table.md')]
+PAGES = [ROOT / 'docs' / name for name in ('migration.md', 'results_table.md', 'staged_training.md')]
 TEXT = '\n'.join(page.read_text(encoding='utf-8') for page in PAGES)
 COMMANDS = [shlex.split(line) for line in re.findall(r'^    python (.+)$', TEXT, re.MULTILINE)]
 TABLES = re.split(r'^## ', PAGES[0].read_text(encoding='utf-8'), flags=re.MULTILINE)
@@ -55,11 +55,20 @@ def test_commands_know_the_flags(command, monkeypatch, capsys):
     assert {word for word in command if word.startswith('--')} <= flags_of(command[0], monkeypatch, capsys)
 
 
-@pytest.mark.parametrize('tool', ['tools/analysis_tools/analysis_struct.py', 'tools/main_imp_fillback.py'])
+def test_flags_of_the_doors_are_there(monkeypatch, capsys):
+    table = re.split(r'^`tools/train_structural.py`', TABLES[2], flags=re.MULTILINE)[1].split('\n\n')[1]
+    doors = [flags_of(f'tools/train_{stage}.py', monkeypatch, capsys) for stage in ('structural', 'dense')]
+    words = set(re.findall(r'^\| `(--[\w-]+)`', table, re.MULTILINE))
+    assert len(words) == 7 and words <= set.union(*doors)
+
+
+@pytest.mark.parametrize(
+    'tool', ['tools/analysis_tools/analysis_struct.py', 'tools/main_imp_fillback.py', 'tools/train_stages.py']
+)
 def test_flags_that_differ_are_there(tool, monkeypatch, capsys):
     """Those in the first column of the table under the tool's name."""
     flags = TABLES[2]
     table = re.split(rf'^`{tool}`', flags, flags=re.MULTILINE)[1].split('\n\n')[1]
     named = set(re.findall(r'^\| (.*?) \|', table, re.MULTILINE)) - {'flag', '---'}
     words = {word for cell in named for word in re.findall(r'--[\w-]+', cell)}
-    assert len(words) > 5 and {word for word in words if 'mamba' not in word} <= flags_of(tool, monkeypatch, capsys)
+    assert len(words) > 4 and {word for word in words if 'mamba' not in word} <= flags_of(tool, monkeypatch, capsys)

@@ -17,7 +17,6 @@ from checkpoint_files import mmcv_like
 from processes import Forked
 from vadslim import cli, evaluate, train
 from vadslim.checkpoint import load_checkpoint, save_checkpoint
-from vadslim.hooks import config_to_text
 from vadslim.pruning import Structure, find_groups, make_structure, slice_state_dict
 from vadslim.testing import ToyNet, toy_config, toy_frames, write_toy_config
 
@@ -152,6 +151,25 @@ def test_dense_config_takes_a_slim_checkpoint(toy, slim, tmp_path, capsys):
     assert_same_weights(tmp_path / 'train' / 'latest.pth', tmp_path / 'again' / 'latest.pth')
     dumped = tmp_path / 'train' / 'toy.py'  # the config that the run wrote works as any
     assert run_test(dumped, tmp_path / 'train' / 'latest.pth', '--work-dir', tmp_path / 'test') == 0
+
+
+def test_a_file_in_an_old_layout(toy, tmp_path):
+    """All commands take it: it tests, prunes and trains as the same weights in our format."""
+    from vadslim.slimming.network import load_network
+
+    config, folder = toy
+    ours, old = folder / 'epoch_2.pth', tmp_path / 'structural_epoch2.pth'
+    torch.save({'epoch': 1, 'model_state_dict': state(ours), 'loss': 0.5, 'config': {'embed_dim': 16}}, old)
+    found = []
+    for name, file in (('ours', ours), ('old', old)):
+        out = tmp_path / f'{name}.json'
+        assert run_test(config, file, '--work-dir', tmp_path / name, '--out', out) == 0
+        assert run_train(config, '--load-from', file, '--work-dir', tmp_path / name) == 0
+        found.append(json.loads(out.read_text()))
+    assert found[0] == found[1]
+    assert_same_weights(tmp_path / 'ours' / 'epoch_1.pth', tmp_path / 'old' / 'epoch_1.pth')
+    network = load_network(config, [], old, 0, 'cpu')
+    assert torch.equal(network.model.conv1.weight, state(ours)['conv1.weight'])
 
 
 def test_load_from_counts_more_than_resume_in_the_config(toy, tmp_path):
@@ -332,12 +350,10 @@ def forged_zip(path, item):
     ],
 )
 def test_a_config_in_a_checkpoint_names_only_what_belongs_here(toy, tmp_path, capsys, change):
-    from mmengine.config import Config
-
     checkpoint, marker = load_checkpoint(toy[1] / 'epoch_1.pth'), tmp_path / 'ran'
     data = toy_config(tmp_path / 'run')
     change(data, marker)
-    checkpoint['meta']['config_json'] = config_to_text(Config(data))
+    checkpoint['config'] = data
     torch.save(checkpoint, tmp_path / 'forged.pth')
     assert run_train('--resume', tmp_path / 'forged.pth', '--work-dir', tmp_path / 'run') == 2
     assert 'which is not taken; give the CONFIG' in capsys.readouterr().err

@@ -29,6 +29,7 @@ from mmengine.logging import HistoryBuffer
 from .files import StrPath as StrPath
 from .files import atomic_write as atomic_write
 from .image_norm import norm_of_text
+from .old_layouts import from_old_layout
 
 
 class CheckpointError(RuntimeError):
@@ -107,11 +108,19 @@ def _frombuffer(data: Any, dtype: _Dtype, shape: tuple, order: str) -> np.ndarra
     return _array(data, dtype, shape, 'F' if order == 'F' else 'C')
 
 
-def _history_method(owner: Any, name: str) -> Any:
-    """Stand in for ``builtins.getattr``, by which a HistoryBuffer names its four statistics methods."""
-    if owner is not _History or name not in ('mean', 'max', 'min', 'current'):
-        raise pickle.UnpicklingError(f'GLOBAL builtins.getattr of {str(name)[:40]!r} is refused')
-    return getattr(HistoryBuffer, name)
+class _OneCycle:
+    """The class whose two annealing functions stand in the state of MMEngine's OneCycleLR."""
+
+
+def _method(owner: Any, name: str) -> Any:
+    """Stand in for ``builtins.getattr``, by which MMEngine's states name functions of its classes."""
+    if owner is _History and name in ('mean', 'max', 'min', 'current'):
+        return getattr(HistoryBuffer, name)
+    if owner is _OneCycle and name in ('_annealing_cos', '_annealing_linear'):
+        from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+        return getattr(OneCycleParamScheduler, name)
+    raise pickle.UnpicklingError(f'GLOBAL builtins.getattr of {str(name)[:40]!r} is refused')
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -131,7 +140,8 @@ _DATA: dict[str, Any] = {
 _CHECKPOINT_NAMES: dict[str, Any] = {
     **_DATA,
     'mmengine.logging.history_buffer.HistoryBuffer': _History,
-    'builtins.getattr': _history_method,
+    'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': _OneCycle,
+    'builtins.getattr': _method,
 }  # besides what torch itself allows with weights_only: tensors, sizes, dtypes, OrderedDict, set ...
 _INFO_NAMES: dict[str, Any] = {
     **_DATA,
@@ -166,7 +176,7 @@ def _plain(item: Any, seen: set[int] | None = None) -> Any:
 
 
 def load_checkpoint(path: StrPath, map_location: Any = 'cpu') -> dict[str, Any]:
-    """Read a checkpoint: MMEngine's, mmcv 1's, a bare state dict, in torch's zip or legacy format.
+    """Read a checkpoint: MMEngine's, mmcv 1's, old layouts, a bare state dict, in torch's zip or legacy format.
 
     Args:
         path: a local file.
@@ -175,7 +185,8 @@ def load_checkpoint(path: StrPath, map_location: Any = 'cpu') -> dict[str, Any]:
     Returns:
         The dict that the file holds; a bare state dict becomes ``{'state_dict': ...}``. ``meta['config']``,
         ``meta['cfg']`` and ``message_hub['runtime_info']['cfg']`` are gone: they are Python source. What the first
-        two say of the images' normalisation is ``meta['image_norm']``.
+        two say of the images' normalisation is ``meta['image_norm']``. Old layouts (:mod:`vadslim.old_layouts`) are
+        read as ``state_dict``, ``optimizer``, ``meta`` and so on.
 
     Raises:
         CheckpointError: no such file; an empty, truncated or foreign one; a pickle that names more than data.
@@ -191,7 +202,7 @@ def load_checkpoint(path: StrPath, map_location: Any = 'cpu') -> dict[str, Any]:
     if checkpoint and all(isinstance(value, torch.Tensor) for value in checkpoint.values()):
         checkpoint = {'state_dict': checkpoint}
     _defuse(checkpoint, file)
-    return checkpoint
+    return from_old_layout(checkpoint, file.name) or checkpoint
 
 
 def register_loader() -> None:
@@ -326,7 +337,7 @@ def save_checkpoint(checkpoint: Any, path: StrPath) -> None:
     Raises:
         CheckpointError: the folder is missing or not writable, or the disk is full.
     """
-    with _write_errors(path), atomic_write(path, 'wb') as file:
+    with write_errors(path), atomic_write(path, 'wb') as file:
         sink = _Sink(file)
         try:
             torch.save(checkpoint, cast(IO[bytes], sink))
@@ -342,7 +353,7 @@ def dump_info(info: Any, path: StrPath) -> None:
     Raises:
         CheckpointError: the folder is missing or not writable, or the disk is full.
     """
-    with _write_errors(path), atomic_write(path, 'wb') as file:
+    with write_errors(path), atomic_write(path, 'wb') as file:
         pickle.dump(info, file, protocol=4)
 
 
@@ -365,7 +376,8 @@ class _Sink:
 
 
 @contextlib.contextmanager
-def _write_errors(path: StrPath) -> Iterator[None]:
+def write_errors(path: StrPath) -> Iterator[None]:
+    """Turn what the system says of a file that cannot be written into a CheckpointError."""
     try:
         yield
     except OSError as error:

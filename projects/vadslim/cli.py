@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+_RUNNING: list[Any] = []  # the command that this process runs
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -42,10 +43,18 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
         argv: defaults to ``sys.argv[1:]``.
 
     Returns:
-        The exit code for ``sys.exit``.
+        The exit code for ``sys.exit``. A command that another one runs raises what it has to say, and the outer one
+        answers.
     """
-    with _stoppable():
-        return _call(main, sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if _RUNNING:
+        return main(argv) or 0
+    _RUNNING.append(main)
+    try:
+        with _stoppable():
+            return _call(main, argv)
+    finally:
+        _RUNNING.clear()
 
 
 def _call(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
@@ -61,7 +70,7 @@ def _call(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> i
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it does not raise again
         return 141
     except Exception as error:
-        if _was_interrupted(error):
+        if was_interrupted(error):
             return _interrupted()
         if not is_user_error(error):
             raise
@@ -103,7 +112,7 @@ def _interrupted() -> int:
     return 130
 
 
-def _was_interrupted(error: BaseException | None) -> bool:
+def was_interrupted(error: BaseException | None) -> bool:
     """Tell whether Ctrl-C is behind an error: MMEngine's bare excepts turn it into others."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__

@@ -180,6 +180,12 @@ def _config(args: argparse.Namespace, launcher: str) -> Any:
             cfg[f'test_{key}'] = cfg.get(f'val_{key}')
     if cfg.get('test_dataloader') is None:
         raise UserError(f'{args.config}: has no test_dataloader')
+    cfg.test_cfg = cfg.test_cfg or {}
+    for parts in (('train_dataloader', 'train_cfg', 'optim_wrapper'), ('val_dataloader', 'val_cfg', 'val_evaluator')):
+        if any(cfg.get(part) is None for part in parts):  # a Runner wants all or none, and the test needs none
+            cfg.update(dict.fromkeys(parts))
+    if cfg.get('optim_wrapper') is None:
+        cfg.param_scheduler = None
     experiment.check_data(cfg, 'test_dataloader', args.config)
     experiment.check_backends(cfg)
     checkpoint = load_checkpoint(args.checkpoint)

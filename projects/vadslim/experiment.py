@@ -16,10 +16,11 @@ from mmengine.registry import Registry
 from mmengine.utils import import_modules_from_strings
 
 from .checkpoint import StrPath, atomic_write
+from .checkpoint_format import held_config
 from .cli import UserError, say
-from .hooks.checkpoint_hook import config_from_text
 from .hooks.slim_model import checkpoint_structure, without_pretrained
 from .image_norm import SWAPS, ImageNorm, norm_of_config, preprocessor_places
+from .old_layouts import notes_of
 
 # packages whose registered classes a config that comes out of a checkpoint may name
 TRUSTED = {'mmengine', 'mmcv', 'mmdet', 'mmdet3d', 'vadslim'}
@@ -130,6 +131,8 @@ def weights_of(checkpoint: Mapping[str, Any], source: StrPath) -> dict[str, Any]
     if not isinstance(state, Mapping) or not state:
         held = ', '.join(map(str, checkpoint)) or 'nothing'
         raise UserError(f'checkpoint {source} has no state_dict; it holds {held}')
+    for note in notes_of(checkpoint):
+        _note_once(f'warning: {source}: {note}')
     return {name.removeprefix('module.'): value for name, value in state.items()}
 
 
@@ -180,9 +183,9 @@ def _trained_norm(checkpoint: Mapping[str, Any]) -> ImageNorm | None:
     if not isinstance(meta, Mapping):
         return None
     norm = ImageNorm.of(meta.get('image_norm'))
-    if norm is None and isinstance(meta.get('config_json'), str):
+    if norm is None:
         with suppress(ValueError, TypeError, RecursionError):
-            norm = norm_of_config(config_from_text(meta['config_json']))
+            norm = norm_of_config(held_config(checkpoint) or {})
     return norm
 
 
@@ -218,13 +221,12 @@ def config_of(checkpoint: Mapping[str, Any], source: StrPath) -> Config:
     Raises:
         UserError: the checkpoint has none, or it names anything else.
     """
-    text = (checkpoint.get('meta') or {}).get('config_json')
-    if not isinstance(text, str):
-        raise UserError(f'{source}: holds no config as plain data; give the CONFIG')
     try:
-        data = config_from_text(text)
-    except ValueError as error:
+        data = held_config(checkpoint)
+    except (ValueError, RecursionError) as error:
         raise UserError(f'{source}: its config cannot be read ({error}); give the CONFIG') from None
+    if data is None:
+        raise UserError(f'{source}: holds no config as plain data; give the CONFIG')
     imports = (data.get('custom_imports') or {}).get('imports') or []
     imports = [imports] if isinstance(imports, str) else list(imports)
     scopes = [data['default_scope']] if data.get('default_scope') else []

@@ -98,8 +98,8 @@ def merge_texts(cfg: Config, texts: Sequence[str]) -> None:
             ) from None
 
 
-def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> None:
-    """Put ``--cfg-options`` over a config, in place.
+def merge_options(cfg: Config, options: Mapping[str, Any] | None, source: str = '--cfg-options') -> None:
+    """Put ``--cfg-options`` over a config, in place; ``source`` is what errors call them.
 
     A key must be in the config, or be an argument of the class (or part of MMEngine's Runner) that it is
     given to. Only what stands under ``custom_keys`` (learning rates by parameter name) is free. A variable of the
@@ -114,17 +114,17 @@ def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> None:
         if missing and 'custom_keys' not in key.split('.') and last not in _arguments(cfg, key, parent):
             near = difflib.get_close_matches(key, list(_keys(cfg)), n=1, cutoff=0.0)
             hint = f'; the nearest key is {near[0]}' if near else ''
-            raise UserError(f'--cfg-options {key}: there is no such key{hint}')
+            raise UserError(f'{source} {key}: there is no such key{hint}')
         places = {key: value}
         if not missing:
-            places |= _uses(cfg, key, value)
+            places |= _uses(cfg, key, value, source)
         try:
             cfg.merge_from_dict(places)
         except (KeyError, TypeError, AssertionError) as error:
-            raise UserError(f'--cfg-options {key}={value}: {error.args[0] if error.args else error}') from None
+            raise UserError(f'{source} {key}={value}: {error.args[0] if error.args else error}') from None
 
 
-def _uses(cfg: Config, key: str, value: Any) -> dict[str, Any]:
+def _uses(cfg: Config, key: str, value: Any, source: str) -> dict[str, Any]:
     """Where else an option that is a variable of the config file has to be put."""
     name = key.split('.')[0]
     if name in _parameters(Runner) | RUNNER_KEYS:
@@ -134,7 +134,7 @@ def _uses(cfg: Config, key: str, value: Any) -> dict[str, Any]:
         return {place: value for place in places if _at(cfg, place.split('.')) == cfg.data_root}
     places = [place for place in _keys(cfg) if place.endswith(f'.{name}')][:2]
     instead = ' and '.join(places) or 'the keys that it went into, or inherit the config'
-    _note(f'note: --cfg-options {key} has no effect, {name} was used when the config was read; set {instead}')
+    _note(f'note: {source} {key} has no effect, {name} was used when the config was read; set {instead}')
     return {}
 
 

@@ -119,6 +119,7 @@ def open_step(
     inputs: Mapping[str, StrPath] | None = None,
     overwrite: bool = False,
     leaves: Sequence[str] = (),
+    adopt: bool = False,
 ) -> Step:
     """Take a folder for a step, or find that it is there already.
 
@@ -130,6 +131,7 @@ def open_step(
         overwrite: clear the folder of a step of ours with another recipe: its outputs, what ``leaves`` named
             when it began, and temporary files go. Other steps' folders and files that are not ours stay.
         leaves: fnmatch patterns of the names that the work leaves in the folder, also when it is not finished.
+        adopt: go on in the folder of a step of ours with another recipe as if it were this one's.
 
     Returns:
         The step; it is whole if :attr:`Step.done` is not None.
@@ -145,7 +147,7 @@ def open_step(
     if mark is None and folder.exists() and _strangers(folder):
         raise StepError(f'{folder}: holds files that are not of vadslim; choose a new or empty folder')
     resumed = mark is not None and mark.get('recipe') == digest
-    if mark is not None and not resumed:
+    if mark is not None and not resumed and not adopt:
         if not overwrite:
             raise StepError(
                 f'{folder}: holds the results of another {mark.get("name", "step")} (config, flags or inputs '

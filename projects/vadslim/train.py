@@ -1,4 +1,4 @@
-"""``tools/train.py``: train any MMEngine config, dense or slim."""
+"""``tools/train.py``: train any MMEngine config, dense or slim; a config with stages goes to ``train_stages.py``."""
 
 import argparse
 import os
@@ -14,6 +14,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog='train.py',
         description='Train a config. With a slim checkpoint a dense config becomes slim by itself.',
+        epilog='A YAML config, one with stages, a checkpoint of a stage, --stage NAME and --run-all-stages are taken '
+        'as train_stages.py does, with its options.',
     )
     parser.add_argument('config', nargs='?', help='config file; may be missing with --resume PATH')
     parser.add_argument('--config', dest='config_option', metavar='CONFIG', help='the same')
@@ -60,6 +62,12 @@ def main(argv: Sequence[str]) -> int | None:
     Returns:
         The exit code of the processes started for ``--gpus``, None for one's own work.
     """
+    from .staged.handover import is_staged
+
+    if is_staged(argv):
+        from .staged.cli import main as train_stages
+
+        return train_stages(argv)
     args = parse_args(argv)
     from .launch import choose_machine, torchrun
 

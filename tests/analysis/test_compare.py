@@ -10,6 +10,7 @@ from torch import nn
 from vadslim.analysis.compare import Side, compare, read_side, relative_change
 from vadslim.analysis.compare_command import main
 from vadslim.checkpoint import save_checkpoint
+from vadslim.checkpoint_format import label
 from vadslim.pruning import Group, Slice, Structure, blocks, depth_edit, make_structure, resize, slice_state_dict
 
 
@@ -178,4 +179,57 @@ def test_names_are_whole_where_no_terminal_breaks_them(tmp_path, capsys):
 def test_a_checkpoint_without_weights(tmp_path, capsys):
     save_checkpoint({'optimizer': {}}, tmp_path / 'a.pth')
     assert main([str(tmp_path / 'a.pth')] * 2) == 2
-    assert 'with a state_dict; it holds optimizer' in ' '.join(capsys.readouterr().err.split())
+    assert 'no checkpoint in a layout that is known' in ' '.join(capsys.readouterr().err.split())
+
+
+def run_of(folder, name, **changes):
+    """A checkpoint as a staged run writes it."""
+    torch.manual_seed(0)
+    config = {'training': {'lr': 1e-3, 'epochs': 3}, 'heads': [{'name': 'a'}], 'mean': (1, 2)}
+    config |= changes.pop('config', {})
+    keys = label(changes.pop('epoch', 2), config, changes.pop('metric', 0.5), 'ink/f1', 'dense')
+    state = net().state_dict()
+    for tensor, value in changes.items():
+        state[tensor] = state[tensor] * value
+    save_checkpoint({'state_dict': state, 'meta': {}, **keys}, folder / name)
+    return str(folder / name)
+
+
+def test_two_checkpoints_of_a_run(tmp_path, capsys):
+    a = run_of(tmp_path, 'a.pth')
+    later = {'lr': 1e-3, 'epochs': 6, 'seed': 1}
+    config = {'training': later, 'heads': [{'name': 'a'}, {'name': 'b'}], 'mean': [1, 2]}
+    b = run_of(tmp_path, 'b.pth', epoch=6, metric=0.75, config=config, **{'0.bias': 3.0, '2.bias': -1.0})
+    assert main([a, b, '--json']) == 0
+    data = json.loads(capsys.readouterr().out)
+    facts = [
+        {key: side[key] for key in ('stage', 'epoch', 'metric', 'metric_name', 'version')} for side in data['sides']
+    ]
+    same = {'stage': 'dense', 'metric_name': 'ink/f1', 'version': 2}
+    assert facts == [{**same, 'epoch': 2, 'metric': 0.5}, {**same, 'epoch': 6, 'metric': 0.75}]
+    assert data['config'] == {
+        'training.epochs': {'a': 3, 'b': 6},
+        'training.seed': {'b': 1},
+        'heads.1.name': {'b': 'b'},
+    }
+    changes = {row['name']: (row['change'], row['change_of_a']) for row in data['changed']}
+    assert changes == {
+        '2.bias': (pytest.approx(2), pytest.approx(2)),
+        '0.bias': (pytest.approx(2 / 3), pytest.approx(2)),
+    }
+    assert main([a, b]) == 0
+    out = capsys.readouterr().out
+    for words in ('dense', '0.75 (ink/f1)', 'Config: 3 keys differ', 'training.epochs', '66.67%', '200.00%'):
+        assert words in out, words
+    assert main([a, a]) == 0
+    assert 'config: the same' in capsys.readouterr().out
+
+
+def test_an_old_layout_and_one_that_grew_from_zero(tmp_path, capsys):
+    old = {'epoch': 4, 'model_state_dict': {'w': torch.zeros(2)}, 'loss': 0.5, 'config': {'embed_dim': 8}}
+    save_checkpoint(old, tmp_path / 'structural_epoch5.pth')
+    save_checkpoint({'w': torch.ones(2)}, tmp_path / 'b.pth')
+    assert main([str(tmp_path / 'structural_epoch5.pth'), str(tmp_path / 'b.pth'), '--json']) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [side['epoch'] for side in data['sides']] == [5, None] and data['sides'][0]['stage'] == 'structural'
+    assert data['config'] is None and data['changed'][0]['change'] == 1 and data['changed'][0]['change_of_a'] is None

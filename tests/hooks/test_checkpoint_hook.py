@@ -1,12 +1,8 @@
 """CheckpointHook in a real Runner: whole files, in an order in which there is always one to resume from."""
 
-import json
-
 import pytest
-from mmengine.config import Config
 
 from vadslim.checkpoint import load_checkpoint
-from vadslim.hooks import CheckpointHook, config_from_text, config_to_text
 from vadslim.hooks import checkpoint_hook as module
 from vadslim.hooks.checkpoint_hook import find_latest, link
 from vadslim.testing import toy_config, toy_runner
@@ -30,12 +26,18 @@ def test_files_of_a_run(tmp_path):
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_4.pth')
     assert not [path for path in tmp_path.iterdir() if path.suffix == '.tmp']
     saved = load_checkpoint(tmp_path / 'latest.pth')
-    assert config_from_text(saved['meta']['config_json'])['train_cfg'] == config['train_cfg']
+    assert saved['config']['train_cfg'] == config['train_cfg'] and saved['config']['default_scope'] == 'mmengine'
     assert saved['message_hub']['runtime_info']['keep_ckpt_ids'] == [3, 4]
     moved = tmp_path.with_name('moved')
     tmp_path.rename(moved)
     assert find_latest(moved) == moved / 'epoch_4.pth'
     assert find_latest(tmp_path) is None
+
+
+@pytest.mark.parametrize(('keep', 'left'), [(3, {1, 2, 3}), (2, {2, 3}), (5, {1, 2, 3})])
+def test_so_many_are_kept(tmp_path, keep, left):
+    toy_runner(config_with(tmp_path, epochs=3, max_keep_ckpts=keep)).train()
+    assert {path.name for path in tmp_path.glob('epoch_*.pth')} == {f'epoch_{number}.pth' for number in left}
 
 
 def test_a_kill_at_any_write_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
@@ -77,13 +79,3 @@ def test_latest_without_symbolic_links(tmp_path, monkeypatch):
     assert not (tmp_path / 'latest.pth').is_symlink()
     assert (tmp_path / 'latest.pth').read_text() == 'two'
     assert {path.name for path in tmp_path.iterdir()} == {'epoch_1.pth', 'epoch_2.pth', 'latest.pth'}
-
-
-def test_config_as_plain_data():
-    data = {'a': (1, [2.5, None, True]), 'b': {'c': {1: 'x', 'y': ()}}, 'type': 'X'}
-    text = config_to_text(Config(data))
-    json.loads(text)
-    assert config_from_text(text) == data
-    assert config_to_text(Config({'type': CheckpointHook})) is None
-    with pytest.raises(ValueError, match='object'):
-        config_from_text('[1]')

@@ -1,5 +1,7 @@
 """StructureHook in a real Runner: checkpoints tell their structure, and wrong ones are refused by tensor names."""
 
+import logging
+
 import pytest
 import torch
 
@@ -80,7 +82,9 @@ def test_other_layers_of_the_same_shape_are_refused():
 
 
 class Fake:
-    """A Runner with nothing but a model."""
+    """A Runner with nothing but a model, and a log."""
+
+    logger = logging.getLogger(__name__)
 
     def __init__(self, model):
         self.model = model

@@ -71,6 +71,7 @@ def test_the_checkpoint_runs_under_the_config(pruned, folder):
     assert content['meta']['dataset_meta'] == {'classes': ['a']} and content['meta']['epoch'] == 2
     structure = Structure.load(folder / 'out' / 'structure.json')
     assert content['meta']['structure'] == structure.to_dict()
+    assert (content['version'], content['epoch'], content['metadata']['stage']) == (2, 2, 'prune')
     torch.testing.assert_close(slim(toy_frames()), resize(dense, structure).eval()(toy_frames()))
 
 

@@ -60,7 +60,7 @@ def _load(config: str, checkpoint: str) -> tuple[Any, Any]:
 
     from vadslim import experiment
     from vadslim.checkpoint import load_checkpoint
-    from vadslim.hooks.structure_hook import differences, shorten
+    from vadslim.hooks.transfer import differences, shorten
     from vadslim.options import load_config
 
     cfg = load_config(config)

@@ -17,12 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vadslim.checkpoint import CheckpointError, load_checkpoint
+from vadslim.analysis.config_diff import config_differences
+from vadslim.checkpoint import CheckpointError
+from vadslim.checkpoint_format import load_any
 from vadslim.pruning import EditError, Structure, StructureError, architecture_hash
 from vadslim.pruning.edits import Edits
 
 #: State that is no parameter, by the last part of its name.
 STATISTICS = ('running_mean', 'running_var', 'num_batches_tracked')
+
+#: What a checkpoint says of itself.
+FACTS = ('version', 'stage', 'epoch', 'metric', 'metric_name', 'time')
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,15 @@ class Side:
         path: its file.
         structure: what it has left of the dense network; None if it is dense.
         state: dense name -> tensor; None of a structure file.
+        facts: what the checkpoint says of itself: the values of ``FACTS``.
+        config: what it was configured with, as plain data; None if it holds none.
     """
 
     path: str
     structure: Structure | None = None
     state: Mapping[str, Tensor] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
     edits: Edits = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -119,13 +128,15 @@ class TensorDifference:
     """One tensor: its shapes (None: not there), and how far its values are apart.
 
     ``change``: ||b - a|| / max(||a||, ||b||) over the values that both have left, from 0 (equal) to 2 (opposite); None
-    where values are not known, share nothing, or are not finite (``finite`` is false then).
+    where values are not known, share nothing, or are not finite (``finite`` is false then). ``change_of_a``:
+    ||b - a|| / ||a||, None also where a is zero and b is not.
     """
 
     name: str
     shapes: tuple[tuple[int, ...] | None, tuple[int, ...] | None]
     change: float | None = None
     finite: bool = True
+    change_of_a: float | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,7 @@ class Comparison:
     """Everything that two networks differ in, as plain data.
 
     Attributes:
-        sides: ``path``, ``what``, ``architecture``, ``params``, ``tensors`` and ``cut`` of each.
+        sides: ``path``, ``what``, ``architecture``, ``params``, ``tensors``, ``cut`` and the facts of each.
         same_architecture: whether both count in the same dense network.
         groups: each Group that loses units in one of them.
         missing: tensors that one of them does not have.
@@ -142,6 +153,7 @@ class Comparison:
         compared: number of tensors whose values were compared.
         attrs: 'module.attr' -> both values, None for 'as in the dense network'.
         edits: those that only one has, and those of both.
+        config: dotted key -> values of 'a' and 'b' that differ; None if one of them holds no config.
     """
 
     sides: tuple[dict[str, Any], dict[str, Any]]
@@ -153,10 +165,11 @@ class Comparison:
     compared: int
     attrs: dict[str, tuple[int | None, int | None]]
     edits: dict[str, list[dict[str, Any]]]
+    config: dict[str, dict[str, Any]] | None = None
 
     @property
     def equal(self) -> bool:
-        """Whether nothing was found that differs."""
+        """Whether nothing was found that differs between the networks."""
         units = any(group.only_a or group.only_b for group in self.groups)
         rest = (self.missing, self.reshaped, self.changed, self.attrs, self.edits['a'], self.edits['b'])
         return self.same_architecture and not units and not any(rest)
@@ -178,20 +191,26 @@ def read_side(path: str | Path) -> Side:
         raise CheckpointError(f'{path}: is a folder, a file is needed{hint}')
     if path.is_file() and _is_json(path):
         return Side(str(path), _load_structure(path))
-    checkpoint = load_checkpoint(path)
-    state = checkpoint.get('state_dict')
-    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
-        held = ', '.join(map(str, checkpoint)) or 'nothing'
-        raise CheckpointError(f'{path}: no structure file, and no checkpoint with a state_dict; it holds {held:.80}')
+    checkpoint = load_any(path)
+    state = checkpoint['state_dict']
     meta = checkpoint.get('meta')
     data = meta.get('structure') if isinstance(meta, Mapping) else None
     structure = None if data is None else Structure.from_dict(data, str(path))
     edits = Edits(structure.edits if structure else [])
     named = {name.removeprefix('module.'): value for name, value in state.items() if isinstance(value, Tensor)}
     try:
-        return Side(str(path), structure, {edits.dense_name(name): value for name, value in named.items()})
+        dense = {edits.dense_name(name): value for name, value in named.items()}
     except EditError as error:
         raise StructureError(f'{path}: {error}') from None
+    metadata = checkpoint['metadata']
+    facts = {'version': checkpoint['version'], 'stage': _text(metadata['stage']), 'epoch': checkpoint['epoch']}
+    facts |= {'metric': checkpoint['metric'], 'metric_name': _text(metadata['metric'])}
+    facts['time'] = _text(checkpoint['timestamp'])
+    return Side(str(path), structure, dense, facts, checkpoint['config'])
+
+
+def _text(item: Any) -> str | None:
+    return None if item is None else str(item)
 
 
 def _load_structure(path: Path) -> Structure:
@@ -221,7 +240,10 @@ def compare(a: Side, b: Side) -> Comparison:
         pair = _shared_values(a, b, name)
         change = None if pair is None else relative_change(*pair)
         finite = change is None or math.isfinite(change)
-        difference = TensorDifference(name, shapes, change if finite else None, finite)
+        of_a = relative_change(*pair, of_a=True) if pair is not None and finite else math.nan
+        difference = TensorDifference(
+            name, shapes, change if finite else None, finite, of_a if math.isfinite(of_a) else None
+        )
         compared += change is not None
         if shapes[0] != shapes[1]:
             reshaped.append(difference)
@@ -238,6 +260,7 @@ def compare(a: Side, b: Side) -> Comparison:
         compared=compared,
         attrs=_attrs(a.structure, b.structure),
         edits=_edits(a.structure, b.structure),
+        config=None if a.config is None or b.config is None else config_differences(a.config, b.config),
     )
 
 
@@ -266,15 +289,15 @@ def compare_groups(a: Structure | None, b: Structure | None) -> list[GroupDiffer
     return rows
 
 
-def relative_change(a: Tensor, b: Tensor) -> float:
-    """||b - a|| / max(||a||, ||b||) in float64; 0 for two zeros, NaN if something is not finite."""
+def relative_change(a: Tensor, b: Tensor, of_a: bool = False) -> float:
+    """||b - a|| / max(||a||, ||b||), or / ||a||, in float64; 0 for two zeros, NaN if something is not finite."""
     if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
         same = a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())
         return 0.0 if same else math.nan
     if torch.equal(a, b):
         return 0.0
     a, b = a.double(), b.double()
-    return float((b - a).norm() / max(a.norm(), b.norm()))
+    return float((b - a).norm() / (a.norm() if of_a else max(a.norm(), b.norm())))
 
 
 def _shared_values(a: Side, b: Side, name: str) -> tuple[Tensor, Tensor] | None:
@@ -322,6 +345,7 @@ def _summary(side: Side) -> dict[str, Any]:
         'params': side.params(),
         'tensors': None if side.state is None else len(side.state),
         'cut': side.cut(),
+        **{key: side.facts.get(key) for key in FACTS},
     }
 
 

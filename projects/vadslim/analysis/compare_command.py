@@ -24,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     parser = Parser(
-        prog='compare.py',
-        description='Says what differs between two networks: units kept, tensors, their values, edits. Two slim '
-        'networks are compared at what both have left of the dense one.',
+        description='Says what differs between two networks and their checkpoints: stage, epoch, metric, time, config; '
+        'units kept, tensors, their values, edits. Two slim networks are compared at what both have left of the dense '
+        'one.',
         epilog='exit codes: 0 compared, 2 a file that cannot be read (one line says why), 130 interrupted',
     )
     for name in ('A', 'B'):
@@ -54,6 +54,7 @@ def print_comparison(found: Comparison, console: Console, top: int = 10) -> None
         console.print(line, markup=False, highlight=False)
 
     console.print(sides_table(found))
+    _print_config(found, console, top)
     if found.equal:
         values = f', and the values of {found.compared} tensors' if found.compared else ''
         say(f'no difference: the same architecture, the same units{values}')
@@ -104,7 +105,29 @@ def sides_table(found: Comparison) -> Table:
     for key, name in (('params', 'parameters'), ('tensors', 'tensors'), ('cut', 'values cut off')):
         if a[key] is not None or b[key] is not None:
             table.add_row(name, *('-' if side[key] is None else f'{side[key]:,}' for side in found.sides))
+    for key in ('stage', 'epoch', 'metric', 'time'):
+        if a[key] is not None or b[key] is not None:
+            table.add_row(key, *(escape(_fact(side, key)) for side in found.sides))
     return table
+
+
+def _fact(side: dict[str, Any], key: str) -> str:
+    if side[key] is None:
+        return '-'
+    return f'{side[key]:.6g} ({side["metric_name"] or "unnamed"})' if key == 'metric' else str(side[key])
+
+
+def _print_config(found: Comparison, console: Console, top: int) -> None:
+    if found.config is None:
+        return
+    if not found.config:
+        console.print('config: the same', highlight=False)
+        return
+    rows = (
+        (key, *(json.dumps(values[side], default=str) if side in values else '-' for side in 'ab'))
+        for key, values in found.config.items()
+    )
+    _print_table(console, f'Config: {len(found.config)} keys differ', ('key', 'A', 'B'), rows, top)
 
 
 def _print_tensors(found: Comparison, console: Console, top: int) -> None:
@@ -122,7 +145,8 @@ def _print_tensors(found: Comparison, console: Console, top: int) -> None:
         _print_table(console, f'Reshaped: {len(found.reshaped)} tensors', columns, rows, top)
     if found.changed:
         title = f'Values: {len(found.changed)} of {found.compared} tensors changed; the largest relative changes'
-        _print_table(console, title, ('tensor', 'change'), ((row.name, _change(row)) for row in found.changed), top)
+        rows = ((row.name, _change(row), _percent(row.change_of_a)) for row in found.changed)
+        _print_table(console, title, ('tensor', 'change', 'of A alone'), rows, top)
     elif found.compared:
         line = f'values: those that both have left are equal, in all {found.compared} tensors compared'
         console.print(line, markup=False, highlight=False)
@@ -148,6 +172,10 @@ def _shape(shape: Any) -> str:
 def _change(row: TensorDifference) -> str:
     if not row.finite:
         return 'not finite'
-    if not row.change:
-        return '-' if row.change is None else 'none'
-    return f'{row.change:.2%}' if row.change >= 1e-4 else f'{row.change:.1e}'
+    return 'none' if row.change == 0 else _percent(row.change)
+
+
+def _percent(change: float | None) -> str:
+    if change is None:
+        return '-'
+    return f'{change:.2%}' if change >= 1e-4 else f'{change:.1e}'

@@ -81,6 +81,7 @@ class Headers:
         files: what was read.
         classes: names of what a pickle would have built or called, besides tensors and plain data.
         big_endian: whether numbers lie with their highest byte first, as machines write that few have.
+        metadata: plain data under that key of a checkpoint: its stage and time, in this project's format.
     """
 
     path: Path
@@ -91,6 +92,7 @@ class Headers:
     files: list[Path] = field(default_factory=list)
     classes: tuple[str, ...] = ()
     big_endian: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def read_headers(path: StrPath) -> Headers:

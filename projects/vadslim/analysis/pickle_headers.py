@@ -180,7 +180,8 @@ def _of_content(
             start = starts.get(key) if tensor.storage else None
             offset = None if start is None else start + tensor.first
             tensors[name] = Entry(tensor.shape, tensor.dtype, (str(path), key, tensor.first), offset, tensor.strides)
-        meta = _plain(content.get('meta'), {}, 50)[0] if isinstance(content, dict) else None
+        said = content if isinstance(content, dict) else {}
+        meta, metadata = (_plain(said.get(key), {}, 50)[0] for key in ('meta', 'metadata'))
     except Refused as error:
         raise HeaderError(f'{path}: {error}') from None
     if not tensors:
@@ -195,7 +196,8 @@ def _of_content(
     attack = next(filter(_runs_code, classes), None)
     if attack:
         raise HeaderError(f'{path}: its pickle names {attack:.60}, which no model needs: refused, and nothing run')
-    return Headers(path, kind, tensors, None, meta, [path], classes, big)
+    metadata = metadata if isinstance(metadata, dict) else {}
+    return Headers(path, kind, tensors, None, meta, [path], classes, big, metadata)
 
 
 def _runs_code(name: str) -> bool:

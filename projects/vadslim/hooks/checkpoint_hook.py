@@ -1,31 +1,38 @@
 """CheckpointHook: MMEngine's, but nothing half-written and never without a checkpoint to resume from."""
 
 import contextlib
-import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mmengine.hooks
-from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import Runner
 
-from ..checkpoint import atomic_write
+from ..checkpoint import atomic_write, write_errors
+from ..checkpoint_format import label
 from ..registry import HOOKS
+from .old_run import advance_schedulers, fit_optimizer
 
 ATOMIC = 'vadslim.atomic'
+LATEST = 'checkpoint_latest.pth'  # of a stage
 
 
 class AtomicBackend(LocalBackend):
     """Local files that appear under their name only when they are whole and on the disk."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes by a temporary name, fsync and rename."""
-        Path(filepath).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(filepath, 'wb') as file:
-            file.write(obj)
+        """Write bytes by a temporary name, fsync and rename.
+
+        Raises:
+            CheckpointError: the disk is full, or the folder cannot be written; what stood there before stays.
+        """
+        with write_errors(filepath):
+            Path(filepath).parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(filepath, 'wb') as file:
+                file.write(obj)
 
 
 register_backend(ATOMIC, AtomicBackend, force=True)
@@ -41,29 +48,56 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
     - then ``last_checkpoint`` (from which a run is resumed) and ``latest.pth`` are changed, each by a rename,
       and only then are outdated checkpoints removed: MMEngine removes first, and a kill in between leaves
       none;
-    - ``meta['config_json']`` holds the config as plain data, from which a run can be resumed without its
-      config file.
+    - it is in the format of :mod:`vadslim.checkpoint_format`: the config is plain data, from which a run can be
+      resumed without its config file, and takes the place of the Python text that MMEngine stores twice.
 
     ``latest.pth`` is a relative symbolic link, or a hard link where there are none.
 
     Order: VERY_LOW as MMEngine's, so that it saves what the other hooks have done.
     """
 
+    _old = False  # the checkpoint that was loaded is in an old layout
+    stage: str | None = None  # of a staged run
+    config: Mapping[str, Any] | None = None  # what is stored in place of the Runner's own
+
     def __init__(self, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, backend_args=backend_args or {'backend': ATOMIC}, **kwargs)
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Fit what was saved in an old layout to this run."""
+        self._old = fit_optimizer(runner, checkpoint)
+
+    def before_train(self, runner: Runner) -> None:
+        """Go on with the schedule of this run, if a checkpoint in an old layout is resumed."""
+        super().before_train(runner)
+        if self._old and runner.epoch:
+            advance_schedulers(runner)
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Store the config as plain data."""
-        text = config_to_text(runner.cfg)
-        if text is not None:
-            checkpoint['meta']['config_json'] = text
+        """Make it a checkpoint of our format."""
+        name, value = self._best(runner)
+        config = self.config or runner.cfg.to_dict()
+        checkpoint.update(label(checkpoint['meta'].get('epoch'), config, value, name, self.stage))
+        if checkpoint['config'] is not None:
+            hub = checkpoint['message_hub']
+            for part in (checkpoint['meta'], hub['runtime_info'], hub['resumed_keys']):
+                part.pop('cfg', None)
+
+    def _best(self, runner: Runner) -> tuple[str | None, Any]:
+        """The name of the first metric of ``save_best``, and its best value so far; None for what is not known."""
+        name = self.key_indicators[0] if self.save_best else None
+        if name is None or name == 'auto':
+            return None, None
+        key = 'best_score' if len(self.key_indicators) == 1 else f'best_score_{name}'
+        return name, runner.message_hub.runtime_info.get(key)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         outdated = []
         if self.max_keep_ckpts > 0 and (not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step):
             kept = [*self.keep_ckpt_ids, step]
             outdated, kept = kept[: -self.max_keep_ckpts], kept[-self.max_keep_ckpts :]
-            self.keep_ckpt_ids.extend(kept)  # a deque of max_keep_ckpts: the outdated ones fall out
+            self.keep_ckpt_ids.clear()
+            self.keep_ckpt_ids.extend(kept)
             runner.message_hub.update_info('keep_ckpt_ids', kept)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
@@ -105,54 +139,10 @@ def link(target: Path, name: Path) -> None:
 
 
 def find_latest(work_dir: str | os.PathLike) -> Path | None:
-    """Find the checkpoint that ``last_checkpoint`` names, also when the folder was moved since."""
+    """Find the checkpoint that ``last_checkpoint`` names, also when the folder was moved since, or a stage's latest."""
     folder = Path(work_dir)
     try:
         named = Path((folder / 'last_checkpoint').read_text(encoding='utf-8').strip())
     except OSError:
-        return None
+        named = Path(LATEST)  # a kill came between the first checkpoint and the line
     return next((path for path in (folder / named.name, named) if named.name and path.is_file()), None)
-
-
-def config_to_text(cfg: Config) -> str | None:
-    """Write a config as JSON; tuples are tagged. None when it holds objects that are no data."""
-    try:
-        return json.dumps(_encode(cfg.to_dict()))
-    except TypeError:
-        return None
-
-
-def config_from_text(text: str) -> dict:
-    """Read what :func:`config_to_text` wrote; nothing is executed or imported.
-
-    Raises:
-        ValueError: it is not a JSON object.
-    """
-    data = _decode(json.loads(text))
-    if not isinstance(data, dict):
-        raise ValueError('not a JSON object')
-    return data
-
-
-def _encode(item: Any) -> Any:
-    if isinstance(item, dict):
-        if all(isinstance(key, str) for key in item):
-            return {key: _encode(value) for key, value in item.items()}
-        return {'__pairs__': [[_encode(key), _encode(value)] for key, value in item.items()]}
-    if isinstance(item, tuple):
-        return {'__tuple__': [_encode(value) for value in item]}
-    if isinstance(item, list):
-        return [_encode(value) for value in item]
-    return item
-
-
-def _decode(item: Any) -> Any:
-    if isinstance(item, list):
-        return [_decode(value) for value in item]
-    if not isinstance(item, dict):
-        return item
-    if set(item) == {'__tuple__'}:
-        return tuple(_decode(value) for value in item['__tuple__'])
-    if set(item) == {'__pairs__'}:
-        return {_decode(key): _decode(value) for key, value in item['__pairs__']}
-    return {key: _decode(value) for key, value in item.items()}

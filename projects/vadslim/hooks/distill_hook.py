@@ -20,7 +20,7 @@ from ..registry import HOOKS, MODELS
 from .distill_loss import DistillLoss, Kept
 from .random_state_hook import random_state, set_random_state
 from .slim_model import checkpoint_structure, read_structure, without_pretrained
-from .structure_hook import differences, shorten
+from .transfer import differences, shorten
 
 
 @HOOKS.register_module()

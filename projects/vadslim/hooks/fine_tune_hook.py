@@ -106,7 +106,7 @@ class FineTuneHook(Hook):
                 pairs = [(states.get(name), wrapper) for name, wrapper in wrappers.items()]
             else:
                 pairs = [(checkpoint['optimizer'], wrappers)]
-            kept = all(state is not None and _keep_moments(state, wrapper, runner) for state, wrapper in pairs)
+            kept = all(state is not None and keep_moments(state, wrapper, runner) for state, wrapper in pairs)
             if not kept:
                 del checkpoint['optimizer']
 
@@ -145,7 +145,7 @@ def _schedulers(runner: Runner) -> list[FineTuneLR]:
     return [scheduler for scheduler in schedulers or [] if isinstance(scheduler, FineTuneLR)]
 
 
-def _keep_moments(state: dict, wrapper: OptimWrapper, runner: Runner) -> bool:
+def keep_moments(state: dict, wrapper: OptimWrapper, runner: Runner) -> bool:
     """Put this run's settings into an optimizer's state, in place, and drop moments that do not fit.
 
     Returns:

@@ -46,6 +46,7 @@ class RandomStateHook(Hook):
             return
         if states is not None and len(states) == get_world_size():
             set_random_state(states[get_rank()])
+            self._at_border = states  # for a checkpoint that is written anew before the next epoch
         elif states is not None:
             now = get_world_size()
             runner.logger.warning(f'The checkpoint has random states of {len(states)} processes, not {now}.')

@@ -1,8 +1,6 @@
 """StructureHook: every checkpoint tells its structure, and none is loaded into another one."""
 
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
-from typing import Any
+from collections.abc import Sequence
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -12,8 +10,7 @@ from torch import nn
 from ..checkpoint import CheckpointError
 from ..registry import HOOKS
 from .slim_model import checkpoint_structure
-
-SHOWN = 10
+from .transfer import compare_architecture, shorten
 
 
 @HOOKS.register_module()
@@ -22,14 +19,15 @@ class StructureHook(Hook):
     model's.
 
     MMEngine loads non-strictly and only logs what did not fit. This compares the names and shapes of all
-    tensors before any of them is copied.
+    tensors before any of them is copied, and tells what of declared differences there is.
 
     Order: with MMEngine's priorities it may stand anywhere; HIGH so that other hooks see a checkpoint that
         fits.
 
     Args:
         allow_missing: fnmatch patterns of tensors that a checkpoint may lack.
-        allow_unexpected: fnmatch patterns of tensors that a checkpoint may have and the model not.
+        allow_unexpected: fnmatch patterns of tensors that a checkpoint may have and the model not. One of another
+            shape is left behind if it matches a pattern of each.
     """
 
     priority = 'HIGH'
@@ -55,13 +53,18 @@ class StructureHook(Hook):
         """
         model = _unwrapped(runner.model)
         state = checkpoint.get('state_dict', checkpoint)
-        problems = differences(model, state, self.allow_missing, self.allow_unexpected)
+        transfer = compare_architecture(state, model)
+        problems = transfer.problems(self.allow_missing, self.allow_unexpected)
         data = checkpoint_structure(checkpoint)
         if problems:
             source = getattr(runner, '_load_from', None)
             where = f'checkpoint {source}' if source else 'the checkpoint'
             kind = ' (slim)' if data else ''
             raise CheckpointError(f'{where}{kind} is not one of this {type(model).__name__}: {shorten(problems)}')
+        if transfer.new or transfer.dropped or transfer.reshaped:
+            runner.logger.info(f'{getattr(runner, "_load_from", None) or "checkpoint"}: {transfer}')
+        for name in [name for name in state if name.removeprefix('module.') in transfer.reshaped]:
+            del state[name]  # the loader would complain once more
         own = getattr(model, 'structure', None)
         if data is None or own is None:
             return
@@ -72,42 +75,6 @@ class StructureHook(Hook):
             raise CheckpointError(f'the checkpoint kept other units of {name} than the structure of this model')
         if mine['edits'] != theirs['edits']:
             raise CheckpointError('the checkpoint kept other layers, or another grid, than the structure of this model')
-
-
-def differences(
-    model: nn.Module,
-    state: Mapping[str, Any],
-    allow_missing: Sequence[str] = (),
-    allow_unexpected: Sequence[str] = (),
-) -> list[str]:
-    """Compare a state dict with a model's, name by name.
-
-    Returns:
-        One short text per tensor that is missing, unexpected or of another shape.
-    """
-    theirs = {name.removeprefix('module.'): value for name, value in state.items() if hasattr(value, 'shape')}
-    mine = model.state_dict()
-    problems = []
-    for name, tensor in mine.items():
-        if name not in theirs:
-            if not _matches(name, allow_missing):
-                problems.append(f'{name} is missing')
-        elif theirs[name].shape != tensor.shape:
-            problems.append(f'{name} is {tuple(theirs[name].shape)}, the model has {tuple(tensor.shape)}')
-    problems += [
-        f'{name} is not in the model' for name in theirs if name not in mine and not _matches(name, allow_unexpected)
-    ]
-    return problems
-
-
-def shorten(problems: Sequence[str]) -> str:
-    """The first of what :func:`differences` found, on one line."""
-    more = f' and {len(problems) - SHOWN} more' if len(problems) > SHOWN else ''
-    return '; '.join(problems[:SHOWN]) + more
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

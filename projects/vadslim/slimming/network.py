@@ -21,7 +21,7 @@ from vadslim.checkpoint import load_checkpoint
 from vadslim.cli import UserError
 from vadslim.experiment import note_image_norm, weights_of
 from vadslim.hooks.slim_model import checkpoint_structure, without_pretrained
-from vadslim.hooks.structure_hook import differences, shorten
+from vadslim.hooks.transfer import differences, shorten
 from vadslim.options import load_config, merge_texts
 from vadslim.pruning import Group, Structure, resize
 from vadslim.pruning.edits import Edits

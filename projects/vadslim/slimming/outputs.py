@@ -14,7 +14,8 @@ from torch import nn
 
 from vadslim.analysis.pages import PAGE_FILES
 from vadslim.checkpoint import atomic_write
-from vadslim.hooks.structure_hook import differences
+from vadslim.checkpoint_format import label
+from vadslim.hooks.transfer import differences
 from vadslim.pruning import Structure, optimizer_param_names, slice_optimizer_state, slice_state_dict
 from vadslim.slimming.network import Network, is_slim_config, quiet
 
@@ -56,6 +57,7 @@ def slim_checkpoint(
     for key in ('message_hub', 'param_schedulers'):
         if key in source:
             checkpoint[key] = source[key]
+    checkpoint |= label(meta.get('epoch'), source.get('config'), stage='prune')
     if 'optimizer' in source:
         moments, remarks = _slim_moments(network, step, source['optimizer'])
         if moments is not None:

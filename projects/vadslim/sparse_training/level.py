@@ -24,7 +24,7 @@ from vadslim.cli import UserError, say
 from vadslim.experiment import add_hooks, weights_of, write_text
 from vadslim.hooks import LevelHook
 from vadslim.hooks.checkpoint_hook import find_latest
-from vadslim.hooks.structure_hook import differences, shorten
+from vadslim.hooks.transfer import differences, shorten
 from vadslim.launch import adapt_to_device, on_rank_0
 from vadslim.registry import MODELS
 from vadslim.slimming.batches import loss_batches

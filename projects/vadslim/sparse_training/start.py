@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vadslim.checkpoint import load_checkpoint
 from vadslim.cli import UserError, say
 from vadslim.experiment import weights_of
-from vadslim.hooks.structure_hook import differences, shorten
+from vadslim.hooks.transfer import differences, shorten
 
 State = dict[str, Tensor]
 #: modules that pt and pt_trans draw anew: stems and classifiers, by the names of their tensors

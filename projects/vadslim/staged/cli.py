@@ -1,0 +1,137 @@
+"""``train_stages.py``: one config, all stages."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from vadslim.cli import UserError, run, say, was_interrupted
+from vadslim.staged.flags import overrides_of, parse_args
+
+LATEST = 'checkpoint_latest.pth'
+#: a full disk, a used-up quota, a limit on files
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MOST = 8  # metrics in the table; done.json has them all
+COLUMNS = ('stage', 'kind', 'epochs', 'seconds', 'checkpoint', 'last metrics')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code: 0 done, 2 a user's mistake (one line), 130 interrupted."""
+    return run(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> int | None:
+    options = parse_args(argv)
+    for module in options.imports:
+        import_module(module)
+    overrides = overrides_of(options)
+    from vadslim.launch import choose_machine, torchrun
+
+    device = overrides.get('device.type')
+    if device == 'xpu':
+        raise UserError('--device xpu: MMEngine has no such device; cuda or cpu is needed')
+    # before anything imports MMEngine
+    machine = choose_machine(options.gpus, options.gpu_ids, options.launcher, device)
+    try:
+        if machine.processes:
+            return torchrun('vadslim.staged.cli', argv, machine.processes)
+        return _stages(options, overrides, machine.launcher)
+    except OSError as error:  # of whoever was writing: a log, a picture
+        if error.errno not in _FULL:
+            raise
+        raise UserError(f'{error.filename or "a file"}: cannot be written: {error.strerror}') from error
+    except BaseException as error:
+        if (was_interrupted(error) or _was_ended(error)) and 'TORCHELASTIC_RUN_ID' not in os.environ:
+            say(f'to go on: {_again(argv, options)}')
+        raise
+
+
+def _stages(options: argparse.Namespace, overrides: dict[str, Any], launcher: str) -> None:
+    from vadslim.launch import init_distributed
+    from vadslim.staged.run import run_stages
+    from vadslim.staged.settings import resolve
+
+    init_distributed(launcher)
+    saved, name, source = None, options.stage, None
+    if options.resume not in (None, 'latest'):
+        source = Path(options.resume)
+        saved, name = _resumed(source, options.stage, options.config)
+    plan = resolve(options.config, overrides, saved, name if source else None)
+    if source and 'training.save_dir' not in overrides:
+        folder = plan.select(name)[0].folder
+        if folder.absolute() != source.parent.absolute() and source.parent.name == name:  # it goes on where it is
+            overrides = {**overrides, 'training.save_dir': str(source.parent.parent)}
+            plan = resolve(options.config, overrides, saved, name)
+    for note in plan.notes:
+        say(note)
+    stages = plan.select(name, options.run_all_stages)
+    done = run_stages(plan, stages, launcher, options.overwrite, options.resume is not None, source)
+    if not int(os.environ.get('RANK', 0)):
+        _print([stage.kind for stage in stages], [stage.name for stage in stages], done)
+
+
+def _resumed(path: Path, asked: str | None, config: str | None) -> tuple[Mapping[str, Any] | None, str]:
+    """The config and the stage of a checkpoint."""
+    from vadslim.checkpoint import load_checkpoint
+    from vadslim.checkpoint_format import held_config
+    from vadslim.experiment import config_of
+
+    checkpoint = load_checkpoint(path)
+    name = (checkpoint.get('metadata') or {}).get('stage')
+    if not isinstance(name, str):
+        raise UserError(f'{path}: does not say which stage it is of; it is none of train_stages.py')
+    if asked not in (None, name):
+        raise UserError(f'--stage {asked}: {path} is of stage {name}')
+    held = held_config(checkpoint)
+    model = (held or {}).get('model')
+    if isinstance(model, Mapping) and 'type' in model:  # an MMEngine config, which names what is to be built
+        try:
+            config_of(checkpoint, path)
+        except UserError:
+            if config is None:
+                raise
+            held = None
+    return held, name
+
+
+def _again(argv: Sequence[str], options: argparse.Namespace) -> str:
+    """The command that goes on after this one was stopped."""
+    words = list(argv)
+    if options.resume not in (None, 'latest') and (latest := Path(options.resume).with_name(LATEST)).is_file():
+        words = [word.replace(options.resume, str(latest)) for word in words]
+    program = sys.argv[0]
+    return shlex.join([*(['python'] if program.endswith('.py') else []), program, *words])
+
+
+def _was_ended(error: BaseException) -> bool:
+    return isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128
+
+
+def _print(kinds: Sequence[str], names: Sequence[str], done: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from vadslim.analysis.metrics import in_order, is_detail
+
+    table = Table(title='Stages', title_justify='left')
+    for column in COLUMNS:
+        table.add_column(column, overflow='fold')
+    for kind, name, entry in zip(kinds, names, done):
+        result = entry['result']
+        found = result.get('metrics') or {}
+        names = in_order(name for name in found if not is_detail(name))[:MOST]
+        metrics = ', '.join(f'{key} {found[key]:.4g}' for key in names)
+        seconds = f'{entry.get("seconds", 0):.0f}'
+        table.add_row(name, kind, str(result.get('epochs', '')), seconds, result.get('checkpoint') or '', metrics)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

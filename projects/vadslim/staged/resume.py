@@ -1,0 +1,122 @@
+"""Going on with a stage: with the settings of its checkpoint exactly where it stood, with others by the new ones."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+
+from vadslim.cli import UserError
+from vadslim.hooks.fine_tune_hook import keep_moments
+
+#: settings on which no result of a training depends: of sections, and of MMEngine configs
+NOT_RESULTS = (
+    *('logging.*', 'device.*', 'data.num_workers', 'data.rust_threads'),
+    *('training.save_dir', 'training.save_interval', 'training.keep_last_n'),
+    *('work_dir', 'experiment_name', 'load_from', 'resume', 'launcher', 'visualizer*', 'log_level', 'env_cfg*'),
+    *('default_hooks*', '*_dataloader.num_workers', '*.persistent_workers', 'stages*'),
+)
+_SHOWN = 4
+
+
+def differences(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
+    """Tell in which settings a checkpoint's config and that of now differ, as far as results depend on them.
+
+    Args:
+        saved: plain data; None: not known, so nothing differs.
+        now: the settings of the stage that goes on.
+
+    Returns:
+        ``'training.epochs 2 -> 4'`` and so on.
+    """
+    if saved is None:
+        return []
+    theirs, ours = dict(_leaves(saved)), dict(_leaves(now))
+    keys = [key for key in {**theirs, **ours} if not any(fnmatchcase(key, pattern) for pattern in NOT_RESULTS)]
+    return [
+        f'{key} {_text(theirs.get(key))} -> {_text(ours.get(key))}' for key in keys if theirs.get(key) != ours.get(key)
+    ]
+
+
+def shorten(changes: list[str]) -> str:
+    """The first of the differences, on one line."""
+    more = f' and {len(changes) - _SHOWN} more' if len(changes) > _SHOWN else ''
+    return ', '.join(changes[:_SHOWN]) + more
+
+
+def check_resumable(checkpoint: Mapping[str, Any], path: Path, stage: str, epochs: int | None, changed: bool) -> None:
+    """Check that a stage can go on from a checkpoint.
+
+    Args:
+        checkpoint: what ``path`` holds.
+        path: for the error.
+        stage: the name of the one that goes on.
+        epochs: that it shall have in the end; None: not counted.
+        changed: whether its settings are others than the checkpoint's.
+
+    Raises:
+        UserError: it is no state of a training, is another stage's, or has no epochs left.
+    """
+    meta, metadata = checkpoint.get('meta') or {}, checkpoint.get('metadata') or {}
+    if type(meta.get('epoch')) is not int or type(meta.get('iter')) is not int or 'message_hub' not in checkpoint:
+        raise UserError(f'{path}: holds weights, not the state of a training; start from it by --init_from {path}')
+    if metadata.get('stage') not in (None, stage):
+        raise UserError(f'{path}: is of stage {metadata["stage"]}, not of {stage}')
+    done = meta['epoch']
+    if epochs is not None and (done > epochs or (changed and done == epochs)):
+        raise UserError(f'{path}: has {done} epochs, the stage shall have {epochs}; more are needed (--epochs N)')
+
+
+class NewSettings(Hook):
+    """Let a resumed training follow other settings than those it was begun with.
+
+    MMEngine's resume puts back the learning rates, the schedules (with their length) and the seed. With this hook the
+    weights, moments, counters and history are resumed, and the rates are what the new schedules give at this epoch.
+
+    Order: NORMAL; before_train only has to come before the first iteration.
+    """
+
+    def __init__(self) -> None:
+        self._pending = False
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Leave of the checkpoint what does not follow from settings."""
+        self._pending = True
+        checkpoint.pop('param_schedulers', None)
+        checkpoint['meta']['seed'] = runner.seed
+        wrapper = runner.optim_wrapper
+        if not (isinstance(wrapper, OptimWrapper) and keep_moments(checkpoint.get('optimizer') or {}, wrapper, runner)):
+            checkpoint.pop('optimizer', None)
+
+    def before_train(self, runner: Runner) -> None:
+        """Lead the schedules, which were just built, to the epoch where the training goes on."""
+        if not self._pending:
+            return
+        self._pending = False
+        schedulers = runner.param_schedulers or []
+        lists = schedulers.values() if isinstance(schedulers, dict) else [schedulers]
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', UserWarning)  # of steps before the optimizer's first
+            for scheduler in [one for group in lists for one in group]:
+                steps = runner.epoch if scheduler.by_epoch else runner.epoch * len(runner.train_dataloader)
+                for _ in range(steps):
+                    scheduler.step()
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f'{prefix}{name}.')
+        else:
+            yield f'{prefix}{name}', value
+
+
+def _text(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f'{text[:37]}...'

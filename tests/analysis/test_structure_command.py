@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,20 @@ def test_without_layers(tmp_path, capsys):
     write_safetensors(tmp_path / 'x.safetensors', {'fc.weight': (3, 4), 'fc.bias': (3,)})
     assert main(['--model_path', str(tmp_path / 'x.safetensors')]) == 0
     assert '15 parameters' in capsys.readouterr().out
+
+
+def test_all_files_or_none(pair, tmp_path, capsys):
+    out = tmp_path / 'o'
+    assert main(['--model_path', str(pair[1]), '--output_dir', str(out)]) == 0
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    capsys.readouterr()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before['model_structure.json']), hard))  # the page is longer
+    try:
+        assert 'cannot be written' in complaint(['--model_path', str(pair[0]), '--output_dir', str(out)], capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
 def complaint(argv, capsys):

@@ -89,7 +89,7 @@ def test_nothing_is_found(here, capsys):
         ('out/', '--output out/: names a folder'),
         ('..', '--output ..: names a folder'),
         ('', '--output : names a folder'),
-        ('file/all', 'file: cannot be written: File exists'),
+        ('file/all', 'file: is a file; a folder is needed here'),
         ('file/deep/all', 'file/deep: cannot be written: Not a directory'),
         ('taken', 'taken.txt: cannot be written: it is a folder'),
         ('n' * 260, '.json: cannot be written: File name too long'),

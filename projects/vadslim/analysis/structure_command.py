@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,16 +179,22 @@ def as_json(data: Any) -> str:
 
 
 def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
-    """Writes files, each whole or not at all, into a folder that is made if need be."""
+    """Writes all files, or none, into a folder that is made if need be."""
+    name = ''
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            with atomic_write(folder / name, 'wb' if isinstance(content, bytes) else 'w') as file:
+        with ExitStack() as stack:  # each appears under its name at the end
+            for name, content in files.items():
+                if (folder / name).is_dir():  # where renaming would fail, the others done
+                    raise IsADirectoryError(errno.EISDIR, 'it is a folder')
+                mode = 'w' if isinstance(content, str) else 'wb'
+                file = stack.enter_context(atomic_write(folder / name, mode))
                 file.write(content)
+                file.flush()
     except FileExistsError:
         raise UserError(f'{folder}: is a file; a folder is needed here') from None
     except OSError as error:
-        raise UserError(f'{error.filename or folder}: cannot be written: {error.strerror or error}') from error
+        raise UserError(f'{folder / name}: cannot be written: {error.strerror or error}') from error
 
 
 def exit_code(models: Sequence[Model]) -> int:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from vadslim.analysis.structure_command import write_files
 from vadslim.analysis.structure_summary import Model, collect, to_json, to_text
 from vadslim.cli import Parser, UserError, run, say
-from vadslim.files import atomic_write
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,25 +52,8 @@ def _run(argv: Sequence[str]) -> None:
     }
     if options.plots:
         files |= _plots(models, prefix.name)
-    _write(prefix.parent, files)
+    write_files(prefix.parent, files)
     say(f'written to {prefix.parent}: {", ".join(files)}')
-
-
-def _write(folder: Path, files: Mapping[str, str | bytes]) -> None:
-    """Writes all files, or none."""
-    name = ''
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:  # each appears under its name at the end
-            for name, content in files.items():
-                if (folder / name).is_dir():  # where renaming would fail, the others done
-                    raise IsADirectoryError(errno.EISDIR, 'it is a folder')
-                mode = 'w' if isinstance(content, str) else 'wb'
-                file = stack.enter_context(atomic_write(folder / name, mode))
-                file.write(content)
-                file.flush()
-    except OSError as error:
-        raise UserError(f'{folder / name}: cannot be written: {error.strerror}') from error
 
 
 def _prefix(text: str) -> Path:

@@ -81,7 +81,7 @@ def left(folder):
             told |= {'epoch': held['epoch'], 'metric': held['metric'], 'iter': held['meta']['iter']}
             told['config'] = str(held['config']).replace(str(folder), '')
             hub = held['message_hub']
-            told['info'] = {key: hub['runtime_info'][key] for key in ('best_score', 'val_metrics', 'validated_epoch')
+            told['info'] = {key: hub['runtime_info'][key] for key in ('best_score', 'last_metrics', 'epoch_validated')
                             if key in hub['runtime_info']}  # fmt: skip
             told['history'] = {key: buffer.data[0].tolist() for key, buffer in hub['log_scalars'].items()
                                if 'time' not in key}  # fmt: skip

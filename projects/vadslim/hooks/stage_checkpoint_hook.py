@@ -17,7 +17,7 @@ from ..registry import HOOKS
 from .checkpoint_hook import LATEST, CheckpointHook
 
 BEST, EPOCH = 'checkpoint_best.pth', 'checkpoint_epoch{}.pth'
-VALIDATED = 'validated_epoch'  # in the message hub: the last epoch whose validation is in the checkpoint
+VALIDATED = 'epoch_validated'  # in the message hub: the last epoch whose validation is in the checkpoint
 
 
 @HOOKS.register_module()

@@ -38,7 +38,7 @@ from vadslim.staged.settings import BEST, RANDOM, Plan, Stage, initial_checkpoin
 from vadslim.stages import DONE, Step, open_step
 
 CONFIG = 'config.py'  # of a stage, resolved: what other commands take
-METRICS = 'val_metrics'  # in the message hub: what the last validation said
+METRICS = 'last_metrics'  # in the message hub: what the last validation said (names that begin with val are logged)
 #: keys of a config on which no result depends
 _NOT_RESULTS = ('work_dir', 'experiment_name', 'load_from', 'resume', 'visualizer', 'log_level', 'default_hooks',
                 'env_cfg', 'stages')  # fmt: skip

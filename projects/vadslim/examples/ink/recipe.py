@@ -12,6 +12,7 @@ from .strokes import SIZE
 
 BEST = 'skeleton/f1'
 _TEST_IMAGES = 1000
+_EACH = 8  # images of each curriculum stage in a validation, at least
 
 
 def to_config(sections: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def to_config(sections: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str
     length = training['epoch_length']
     curriculum = _curriculum(training['curriculum'], data['curriculum_stage'])
     stages = list(range(curriculum['start_stage'], curriculum['end_stage'] + 1))
-    validation = min(_TEST_IMAGES, max(length // 4, len(stages)))
+    validation = min(_TEST_IMAGES, max(length // 4, _EACH * len(stages)))
     weights = training['loss_weights'] if dense else dict.fromkeys(STRUCTURAL, 1.0)
     hooks: list[dict[str, Any]] = [
         {'type': 'vadslim.RandomStateHook'},

@@ -31,9 +31,7 @@ def dry_run(capsys, *argv):
 
 
 def test_commands(config, capsys):
-    commands = dry_run(
-        capsys, '--config', config, '--set', 'training.lr=1e-3,5e-4', '--run-all-stages', '--epochs', '7'
-    )
+    commands = dry_run(capsys, '--config', config, '--set', 'training.lr=1e-3,5e-4', '--epochs', '7')
     assert [command[:3] for command in commands] == [[sys.executable, '-m', 'vadslim.staged']] * 2
     options = parse_args(commands[1][3:])
     assert options.run_all_stages and options.epochs == '7'
@@ -69,7 +67,6 @@ def test_what_another_run_left_is_where_all_points_start(config, tmp_path, capsy
         ([], '--set KEY=A,B is needed'),
         (['--set', 'training.lr=1,x', '--stage', 'structural'], 'training.lr|--lr'),
         (['--set', 'training.lt=1', '--stage', 'structural'], 'the nearest is training.lr'),
-        (['--set', 'training.lr=1,2'], 'give --stage NAME or --run-all-stages'),
         (['--set', 'training.lr=1', '--lr', '2', '--stage', 'structural'], '--set training.lr: another option'),
         (['--set', 'training.save_dir=a,b', '--stage', 'structural'], 'the folders of a sweep are under --save_dir'),
         (['--set', 'training.lr=1', '--resume'], 'every point of a sweep goes on by itself'),

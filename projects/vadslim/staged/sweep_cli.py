@@ -35,9 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog='sweep.py',
         description='Run the stages of one config for each combination of settings. What is finished is not run '
         'again, and what was stopped goes on.',
-        usage='sweep.py --config CONFIG --set KEY=A,B [KEY=A,B ...] [--stage NAME | --run-all-stages] [options]',
-        epilog='All options of train_stages.py but --resume can be given too, for every point: --stage, '
-        '--run-all-stages, --epochs, --device, --import ... Exit codes: 0 all points are done, 2 a mistake in what '
+        usage='sweep.py --config CONFIG --set KEY=A,B [KEY=A,B ...] [--stage NAME] [options]',
+        epilog='All stages are run if none is named. All options of train_stages.py but --resume can be given too, for '
+        'every point: --stage, --epochs, --device, --import ... Exit codes: 0 all points are done, 2 a mistake in what '
         'was asked or a point that failed, 130 interrupted.',
     )
     add = parser.add_argument
@@ -80,6 +80,9 @@ def _run(argv: Sequence[str]) -> int:
         raise UserError('--resume: every point of a sweep goes on by itself; leave it out')
     if (own.launcher == 'slurm') != bool(own.partition):
         raise UserError('--launcher slurm and --partition P go together')
+    if not (options.stage or options.run_all_stages):
+        rest = [*rest, '--run-all-stages']
+        options = parse_args(rest)
     for module in options.imports:
         import_module(module)
     save_dir = Path(own.save_dir or f'work_dirs/sweep_{Path(options.config).stem}').expanduser()

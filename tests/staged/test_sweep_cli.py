@@ -38,7 +38,7 @@ def test_commands(config, capsys):
     assert options.save_dir == 'work_dirs/sweep_c/lr=0.0005'
     assert options.set == [
         'training.lr=5e-4',
-        'stages.structural.logging.tensorboard_dir=work_dirs/sweep_c/tensorboard/lr=0.0005',
+        'stages.structural.logging.tensorboard_dir=work_dirs/sweep_c/tensorboard',
     ]
 
 

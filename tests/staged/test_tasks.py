@@ -104,3 +104,12 @@ def test_no_setting_is_without_effect(key):
         changed[key] = base[key] + 1 if INK.settings[key].kind is int else base[key] / 2 + 0.25
     stage = {'name': 'a', 'init_from': None}
     assert to_config(nest(changed), stage) != to_config(nest(base), stage)
+
+
+def test_curves_of_two_runs_are_apart():
+    pytest.importorskip('tensorboard')
+    from vadslim.examples.ink.recipe import to_config
+
+    settings = nest({**INK.defaults(), 'training.save_dir': 'work/lr=0.1', 'logging.tensorboard_dir': 'curves'})
+    (backend,) = to_config(settings, {'name': 'dense', 'init_from': None})['visualizer']['vis_backends']
+    assert backend['save_dir'] == 'curves/lr=0.1/dense'

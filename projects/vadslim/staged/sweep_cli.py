@@ -121,7 +121,7 @@ def _to_run(
     plan = resolve(options.config, {**fixed, **point.overrides})
     stages = plan.select(options.stage, options.run_all_stages)
     settings = [f'{key}={text}' for key, text in point.overrides.items()]
-    curves = save_dir / 'tensorboard' / point.name
+    curves = save_dir / 'tensorboard'  # where a point's have the name of its folder
     for stage in stages:
         if (stage.settings.get('logging') or {}).get('tensorboard_dir'):
             settings.append(f'stages.{stage.name}.logging.tensorboard_dir={curves}')
@@ -140,7 +140,7 @@ def _to_run(
         stages=[stage.name for stage in stages],
         recipe=[_recipe(stage) for stage in stages],
         inputs={} if source is None else {'init_from': source},
-        tensorboard=curves.parent if any('tensorboard_dir=' in text for text in settings) else None,
+        tensorboard=curves if any('tensorboard_dir=' in text for text in settings) else None,
     )
 
 

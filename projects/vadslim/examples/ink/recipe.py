@@ -87,7 +87,7 @@ def to_config(sections: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str
             'sync_buffers': {'type': 'SyncBuffersHook'},
         },
         'custom_hooks': hooks,
-        'visualizer': _visualizer(logging['tensorboard_dir'], name),
+        'visualizer': _visualizer(logging['tensorboard_dir'], Path(training['save_dir']).absolute().name, name),
         'env_cfg': {'dist_cfg': {'backend': 'nccl'}},
         'log_level': 'INFO',
         'load_from': stage.get('init_from'),
@@ -158,11 +158,11 @@ def _processes() -> int:
     return int(os.environ.get('WORLD_SIZE', 1))
 
 
-def _visualizer(folder: str | None, name: str) -> dict[str, Any] | None:
+def _visualizer(folder: str | None, run: str, stage: str) -> dict[str, Any] | None:
     if folder is None:
         return None
     if find_spec('tensorboard') is None:
         say(f'logging.tensorboard_dir {folder}: the package tensorboard is not installed; nothing is written there')
         return None
-    backend = {'type': 'TensorboardVisBackend', 'save_dir': str(Path(folder) / name)}
+    backend = {'type': 'TensorboardVisBackend', 'save_dir': str(Path(folder) / run / stage)}
     return {'type': 'Visualizer', 'vis_backends': [backend]}

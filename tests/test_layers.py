@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 TOOLS = sorted((ROOT / 'tools').rglob('*.py'))
 
 # Part of vadslim -> the other parts that it may import. A new part needs a line here.
-BASE = {'checkpoint', 'checkpoint_format', 'cli', 'files', 'image_norm', 'old_layouts', 'registry'}
+BASE = {'checkpoint', 'checkpoint_format', 'cli', 'files', 'image_norm', 'locks', 'old_layouts', 'registry'}
 TOOLKIT = {'analysis', 'hooks', 'pruning', 'sparse', 'stages', *BASE}
 COMMANDS = {
     'evaluate', 'experiment', 'launch', 'model_analysis', 'options', 'slimming', 'sparse_training', 'structure_run',
@@ -29,9 +29,10 @@ ARROWS = {
     'checkpoint_format': {'checkpoint', 'old_layouts'},
     'old_layouts': set(),
     'files': set(),
+    'locks': set(),
     'image_norm': set(),
     'nuscenes_data': {'cli', 'files'},
-    'cli': {'checkpoint', 'pruning', 'sparse'},
+    'cli': {'checkpoint', 'locks', 'pruning', 'sparse'},
     'analysis': {'cli', 'pruning', *BASE},
     'pruning': {'checkpoint', 'registry'},
     'sparse': {'checkpoint', 'pruning', 'registry'},

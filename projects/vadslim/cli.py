@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+from .locks import release
+
 _RUNNING: list[Any] = []  # the command that this process runs
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -55,6 +57,7 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
             return _call(main, argv)
     finally:
         _RUNNING.clear()
+        release()
 
 
 def _call(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:

@@ -4,7 +4,7 @@ alone.
 A step owns a folder. ``step.json`` in it says that it is ours and for which recipe; ``done.json``, written
 last, by rename, says that it is whole: all outputs, with their sizes. The recipe is the hash of the resolved
 config and flags (plain data) and of the contents of the input files, so the same command twice does the work
-once.
+once. A lock keeps a second command out while the work is done.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from typing import Any
 
 from .checkpoint import StrPath, atomic_write
 from .cli import UserError, say
+from .locks import LOCK, LockedError, hold, release
 
 FORMAT = 1
 MARK, DONE = 'step.json', 'done.json'
@@ -86,6 +87,7 @@ class Step:
         if seconds is not None:
             done['seconds'] = round(seconds, 3)
         _write(self.folder / DONE, done)
+        release(self.folder)
         return done
 
 
@@ -138,6 +140,7 @@ def open_step(
 
     Raises:
         StepError: a folder of another recipe, one that is not ours, one that cannot be written.
+        UserError: another command is at work in it. Until the step is finished, or the command ends, this one is.
     """
     folder = Path(folder)
     digest = recipe_hash(recipe, inputs)
@@ -146,7 +149,27 @@ def open_step(
     mark = _read(folder / MARK)
     if mark is None and folder.exists() and _strangers(folder):
         raise StepError(f'{folder}: holds files that are not of vadslim; choose a new or empty folder')
-    resumed = mark is not None and mark.get('recipe') == digest
+    known = Step(name, folder, digest, resumed=True)
+    if mark is not None and mark.get('recipe') == digest and known.done:
+        return known  # many may read it at once
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(13, 'Permission denied')
+        _lock(folder)
+    except OSError as error:
+        raise StepError(f'{folder}: cannot be written: {error.strerror}') from None
+    try:
+        return _take(folder, name, digest, overwrite, leaves, adopt)
+    except BaseException:
+        release(folder)
+        raise
+
+
+def _take(folder: Path, name: str, recipe: str, overwrite: bool, leaves: Sequence[str], adopt: bool) -> Step:
+    """Put the mark into a folder that is locked, if it can be had; see :func:`open_step`."""
+    mark = _read(folder / MARK)
+    resumed = mark is not None and mark.get('recipe') == recipe
     if mark is not None and not resumed and not adopt:
         if not overwrite:
             raise StepError(
@@ -154,15 +177,22 @@ def open_step(
                 'differ); choose another folder or give --overwrite'
             )
         _clear(folder, mark.get('leaves', []))
+    if not resumed:
+        try:
+            _write(folder / MARK, {'format': FORMAT, 'name': name, 'recipe': recipe, 'leaves': list(leaves)})
+        except OSError as error:
+            raise StepError(f'{folder}: cannot be written: {error.strerror}') from None
+    return Step(name, folder, recipe, resumed)
+
+
+def _lock(folder: Path) -> None:
+    """Keep other commands out of a folder until its step is finished, or this command ends."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(13, 'Permission denied')
-        if not resumed:
-            _write(folder / MARK, {'format': FORMAT, 'name': name, 'recipe': digest, 'leaves': list(leaves)})
-    except OSError as error:
-        raise StepError(f'{folder}: cannot be written: {error.strerror}') from None
-    return Step(name, folder, digest, resumed)
+        why_not = hold(folder)
+    except LockedError as error:
+        raise UserError(f'{folder}: another command is at work in it ({error}); wait for its end') from None
+    if why_not is not None:
+        say(f'{folder}: cannot be locked here ({why_not}); let no other command work in it')
 
 
 def run_step(
@@ -200,7 +230,7 @@ def _strangers(folder: Path) -> bool:
         entries = list(folder.iterdir())
     except OSError as error:
         raise StepError(f'{folder}: cannot be read: {error.strerror}') from None
-    return any(not (entry.name.endswith('.tmp') or (entry / MARK).is_file()) for entry in entries)
+    return any(not (entry.name.endswith('.tmp') or entry.name == LOCK or (entry / MARK).is_file()) for entry in entries)
 
 
 def _clear(folder: Path, leaves: Sequence[str]) -> None:

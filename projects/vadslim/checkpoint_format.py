@@ -7,7 +7,8 @@ An MMEngine checkpoint (``state_dict``, ``optimizer``, ``param_schedulers``, ``m
 ``epoch``       number of finished epochs, as ``meta['epoch']``: 1 after the first, where the predecessor wrote 0
 ``metric``      the best value so far of the validation's metric, None before there is one
 ``config``      what the run was configured with, as plain data: never Python text, nothing to be executed
-``metadata``    ``stage`` (None outside a staged run), ``timestamp`` (ISO 8601), ``metric`` (the name of the metric)
+``metadata``    ``stage`` (of a staged run; ``prune``, ``sparse`` of other commands; or None), ``timestamp`` (ISO
+                8601), ``metric`` (the name of the metric)
 ``timestamp``   the same as the metadata's
 ==============  ====================================================================================================
 
@@ -20,7 +21,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from .checkpoint import CheckpointError, StrPath, load_checkpoint
+from .checkpoint import CheckpointError, StrPath, load_checkpoint, save_checkpoint
 from .old_layouts import stage_of_heads, stage_of_name
 
 VERSION = 2
@@ -41,7 +42,7 @@ def label(
         config: of the run; plain data is copied, of a config with objects None is kept.
         metric: the best value so far.
         metric_name: what it is of.
-        stage: of a staged run.
+        stage: of a staged run; of a command that leaves other networks than it was given, that.
     """
     now = datetime.now().astimezone().isoformat(timespec='seconds')
     return {
@@ -52,6 +53,21 @@ def label(
         'metadata': {'stage': stage, 'timestamp': now, 'metric': metric_name},
         'timestamp': now,
     }
+
+
+def write_checkpoint(content: Mapping[str, Any], path: StrPath, **labels: Any) -> None:
+    """Write a checkpoint in this format, whole or not at all: what no Runner writes is written by this.
+
+    Args:
+        content: ``state_dict``, ``meta`` and what else there is; ``meta['epoch']`` is the number of finished epochs.
+        path: of the file.
+        labels: of :func:`label`, but the epoch.
+
+    Raises:
+        CheckpointError: the folder is missing or not writable, or the disk is full.
+    """
+    epoch = content['meta'].get('epoch')  # of somebody else's file, if it was copied
+    save_checkpoint({**content, **label(epoch if type(epoch) is int else None, **labels)}, path)
 
 
 def load_any(path: StrPath) -> dict[str, Any]:

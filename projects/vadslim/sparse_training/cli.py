@@ -172,8 +172,9 @@ def _deterministic(settings: Settings) -> None:
 
 def _inputs(cfg: Config, flags: dict[str, Any], settings: Settings) -> dict[str, Path]:
     """The files that level 0 starts from; ``--init`` writes one that is not there."""
-    from vadslim.checkpoint import save_checkpoint
+    from vadslim.checkpoint_format import write_checkpoint
     from vadslim.cli import say
+    from vadslim.hooks.level_hook import STAGE
     from vadslim.sparse_training.level import build
     from vadslim.sparse_training.start import initial_weights
 
@@ -193,7 +194,8 @@ def _inputs(cfg: Config, flags: dict[str, Any], settings: Settings) -> dict[str,
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f'--init {path}: its folder cannot be created: {error.strerror}') from None
-        meta = {'arch': settings.arch, 'seed': settings.seed}
-        save_checkpoint({'state_dict': build(cfg).state_dict(), 'meta': meta}, path)
+        meta = {'epoch': 0, 'arch': settings.arch, 'seed': settings.seed}
+        content = {'state_dict': build(cfg).state_dict(), 'meta': meta}
+        write_checkpoint(content, path, config=cfg.to_dict(), stage=STAGE)
         say(f'--init {path}: initial weights of seed {settings.seed} are written to it')
     return {'init': path}

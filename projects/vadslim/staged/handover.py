@@ -11,7 +11,7 @@ from vadslim.old_layouts import stage_of_name
 from .extends import PYTHON, YAML
 
 _FLAGS = {'--stage', '--run-all-stages', '--run_all_stages'}
-_PRUNED = 'prune'  # what the pruning command says, in a staged run or out of one
+_COMMANDS = ('prune', 'sparse')  # what these say, in a staged run or out of one
 
 
 def is_staged(argv: Sequence[str]) -> bool:
@@ -26,7 +26,7 @@ def is_staged(argv: Sequence[str]) -> bool:
     if config is not None:
         return Path(config).suffix.lower() in YAML or _has_stages(Path(config))
     resumed = _value(argv, '--resume')
-    return resumed not in (None, 'latest') and _stage_of(Path(str(resumed))) not in (None, _PRUNED)
+    return resumed not in (None, 'latest') and _stage_of(Path(str(resumed))) not in (None, *_COMMANDS)
 
 
 def _is_config(word: str) -> bool:

@@ -114,14 +114,13 @@ def evaluate(args: argparse.Namespace, metrics: Sequence[Any] = (), launcher: st
     import torch
     from mmengine.dist import is_main_process
     from mmengine.evaluator import DumpResults
-    from mmengine.runner import Runner
 
     from . import experiment
 
     cfg = _config(args, launcher)
     if args.format_only and not args.json_dir:
         cfg.test_evaluator = []
-    runner = Runner.from_cfg(cfg)
+    runner = experiment.build_runner(cfg)
     if args.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
     evaluator = runner.build_evaluator(runner._test_evaluator)

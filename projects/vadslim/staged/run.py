@@ -27,7 +27,6 @@ from vadslim.checkpoint_format import held_config, plain_config
 from vadslim.cli import UserError, is_user_error, say, was_interrupted
 from vadslim.hooks import StructureHook
 from vadslim.hooks.checkpoint_hook import find_latest
-from vadslim.hooks.progress_hook import ProgressHook
 from vadslim.hooks.stage_checkpoint_hook import same_file
 from vadslim.hooks.transfer import compare_architecture
 from vadslim.launch import adapt_to_device, on_rank_0
@@ -150,12 +149,9 @@ def train(
     on_rank_0(lambda: check_space(stage.folder, runner.model))
     last = KeptMetrics()
     runner.register_hook(last, 'LOW')  # before the checkpoint is written
-    bar = ProgressHook(stage.name)
-    runner.register_hook(bar)
     try:
         runner.train()
     except BaseException as error:
-        bar.stop()  # what is said now is for copying: not broken at the terminal's width
         if was_interrupted(error):
             kept = find_latest(stage.folder)
             say(f'stage {stage.name}: stopped; {f"{kept} is kept" if kept else "no epoch was finished"}')
@@ -204,7 +200,7 @@ def _runner(stage: Stage, cfg: Config, source: Path | None, latest: Path | None,
         hooks = [NewSettings()] if changes else []
     adapt_to_device(cfg, launcher)
     object.__setattr__(cfg, '_filename', CONFIG)  # the name under which the Runner writes it into the folder
-    runner = Runner.from_cfg(cfg)
+    runner = experiment.build_runner(cfg, stage.name)
     for hook in hooks:
         runner.register_hook(hook)
     if start is not None and latest is None:

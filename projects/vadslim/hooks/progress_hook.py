@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ..registry import HOOKS
@@ -19,7 +19,7 @@ from ..registry import HOOKS
 class ProgressHook(Hook):
     """Draw a bar with epoch, iteration, loss and remaining time, if standard error is a terminal; else do nothing.
 
-    A validation or a test has a bar as well. It is erased before the metrics are computed: some draw their own.
+    A validation or a test has a bar as well.
 
     Lines of the log appear above it, unbroken. The bar is drawn by the training's own thread, every ``interval``
     seconds at most: workers are forked from this process, and a lock that another thread holds would stay locked in
@@ -42,14 +42,13 @@ class ProgressHook(Hook):
         self._progress: Progress | None = None
         self._training: TaskID | None = None
         self._checking: TaskID | None = None
-        self._batches: int | None = None  # of the validation or test
         self._drawn = 0.0
         self._streams: list[tuple[logging.StreamHandler, Any]] = []
 
     def before_train(self, runner: Runner) -> None:
         """Begin to draw."""
-        self.stop()
-        if self._start(runner) and self._progress is not None:
+        self._start(runner)
+        if self._progress is not None:
             self._training = self._progress.add_task(self._say(runner), total=runner.max_iters, completed=runner.iter)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -74,11 +73,11 @@ class ProgressHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Remove the validation's bar."""
-        self._end_check(runner)
+        self._end_check()
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Remove the test's bar."""
-        self._end_check(runner)
+        self._end_check()
 
     def after_train(self, runner: Runner) -> None:
         """Erase the bar."""
@@ -86,43 +85,46 @@ class ProgressHook(Hook):
 
     def stop(self) -> None:
         """Erase what is drawn and give the terminal back; once more does nothing."""
-        self._hide()
-        self._progress = self._training = self._checking = None
+        if self._progress is None:
+            return
+        for handler, stream in self._streams:
+            handler.setStream(stream)
+        self._progress.stop()
+        atexit.unregister(self.stop)
+        self._progress = self._training = self._checking = ProgressHook._shown = None
+        self._streams = []
 
     def _begin_check(self, runner: Runner, what: str, loader: Any) -> None:
-        if self._checking is not None or not self._start(runner) or self._progress is None:
+        if self._training is None:
+            self._start(runner)
+        if self._progress is None or self._checking is not None:
             return
-        self._batches = len(loader) if hasattr(loader, '__len__') else None
         words = f'  {what}' if self._training is not None else f'{self.name}  {what}'.strip()
-        self._checking = self._progress.add_task(words, total=self._batches)
+        self._checking = self._progress.add_task(words, total=len(loader) if hasattr(loader, '__len__') else None)
 
     def _move_check(self, done: int) -> None:
-        self._move(self._checking, done, None)
-        if done == self._batches:
-            self._hide()
-
-    def _end_check(self, runner: Runner) -> None:
         if self._progress is None or self._checking is None:
             return
-        self._progress.remove_task(self._checking)
-        self._checking = None
+        if done == self._progress.tasks[-1].total:  # what comes now has no length
+            self._drawn = 0.0
+            self._progress.update(self._checking, description=f'{self._progress.tasks[-1].description}: metrics')
+        self._move(self._checking, done, None)
+
+    def _end_check(self) -> None:
         if self._training is None:
             self.stop()
-        else:
-            self._start(runner)
+        elif self._progress is not None and self._checking is not None:
+            self._progress.remove_task(self._checking)
+            self._checking = None
 
-    def _start(self, runner: Runner) -> bool:
-        """Draw, from the beginning or again; returns whether there is a terminal for it."""
-        if self._shown is self:
-            return True
+    def _start(self, runner: Runner) -> None:
         if self._shown is not None:
             self._shown.stop()
         if not (is_main_process() and sys.stderr.isatty()):
-            return False
-        if self._progress is None:
-            columns = [TextColumn('{task.description}', markup=False), BarColumn(), MofNCompleteColumn()]
-            columns.append(TimeRemainingColumn(elapsed_when_finished=True))
-            self._progress = Progress(*columns, console=_Unbroken(stderr=True), transient=True, auto_refresh=False)
+            return
+        columns = [TextColumn('{task.description}', markup=False), BarColumn(), MofNCompleteColumn()]
+        columns.append(TimeRemainingColumn(elapsed_when_finished=True))
+        self._progress = Progress(*columns, console=_Unbroken(stderr=True), transient=True, auto_refresh=False)
         terminals = {id(stream): name for name in ('stdout', 'stderr') if (stream := getattr(sys, name)).isatty()}
         self._progress.start()  # puts its own streams into sys
         ProgressHook._shown = self
@@ -131,17 +133,6 @@ class ProgressHook(Hook):
             if isinstance(handler, logging.StreamHandler) and id(handler.stream) in terminals:
                 name = terminals[id(handler.stream)]
                 self._streams.append((handler, handler.setStream(getattr(sys, name))))
-        return True
-
-    def _hide(self) -> None:
-        if self._progress is None or self._shown is not self:
-            return
-        for handler, stream in self._streams:
-            handler.setStream(stream)
-        self._streams = []
-        self._progress.stop()
-        ProgressHook._shown = None
-        atexit.unregister(self.stop)
 
     def _move(self, task: TaskID | None, done: int, runner: Runner | None) -> None:
         if self._progress is None or task is None:
@@ -169,5 +160,12 @@ class ProgressHook(Hook):
 class _Unbroken(Console):
     """Leaves lines that are longer than the terminal is wide to the terminal: they can be copied whole."""
 
+    @property
+    def size(self) -> ConsoleDimensions:
+        """The terminal's, less the ``^C`` that it writes after the bar: in a line of its own the bar would stay."""
+        width, height = super().size
+        return ConsoleDimensions(max(width - 2, 1), height)
+
     def print(self, *objects: Any, **options: Any) -> None:
+        """Print without breaking lines."""
         super().print(*objects, **{'soft_wrap': True, **options})

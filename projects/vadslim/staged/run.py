@@ -31,7 +31,7 @@ from vadslim.hooks.stage_checkpoint_hook import same_file
 from vadslim.hooks.transfer import compare_architecture
 from vadslim.launch import adapt_to_device, on_rank_0
 from vadslim.slimming.training import LEAVES, LastMetrics
-from vadslim.staged.kinds import COMMANDS, Command
+from vadslim.staged.kinds import COMMANDS, Command, check_options
 from vadslim.staged.resume import NewSettings, check_resumable, differences, shorten
 from vadslim.staged.settings import BEST, RANDOM, Plan, Stage, initial_checkpoint
 from vadslim.stages import DONE, Step, open_step
@@ -93,12 +93,17 @@ def check(stage: Stage) -> None:
     """Check what can be known of a stage before any is run.
 
     Raises:
-        UserError: its config cannot be used, or its folder cannot be written.
+        UserError: its config or its options cannot be used, or its folder cannot be written.
     """
     cfg = stage_config(stage)
     if stage.kind == 'train':
         experiment.check_trainable(cfg, stage.name)
         experiment.check_backends(cfg)
+    else:
+        try:
+            check_options(stage.kind, cfg, stage.options)
+        except UserError as error:
+            raise UserError(f'stage {stage.name} ({stage.kind}): {error}') from error
     place = next(path for path in (stage.folder.absolute(), *stage.folder.absolute().parents) if path.exists())
     if not place.is_dir():
         raise UserError(f'{stage.folder}: cannot be created: {place} is a file')

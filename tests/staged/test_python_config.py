@@ -1,5 +1,6 @@
 """Stages of Python configs: MMEngine configs with values put over them."""
 
+import re
 import textwrap
 from pathlib import Path
 
@@ -47,6 +48,29 @@ def test_stages(config, tmp_path):
     assert new.settings['model'] == {'type': 'vadslim.ToyNet'}
     assert all('stages' not in stage.settings for stage in plan.stages)
     assert first.settings['train_dataloader'] is not pruned.settings['train_dataloader']
+
+
+def test_options_from_the_command_line(config):
+    over = {
+        'stages.pruned.options.pruning-ratio': '0.25',
+        'stages.pruned.options.protect': '[a, b]',
+        'stages.pruned.options.fine_tune': 'true',
+        'stages.pruned.options.cfg_options.model.hidden': '5',
+        'stages.pruned.options.cfg_options.seed_of-x': '1e-3',
+    }
+    options = {'pruning_ratio': 0.25, 'protect': ['a', 'b'], 'fine_tune': True}
+    options['cfg_options'] = {'model.hidden': 5, 'seed_of-x': 0.001}
+    path = config()
+    assert resolve(path, over).stages[1].options == options
+    assert resolve(path).stages[1].options == {'pruning_ratio': 0.5}
+    for key, value, words in [
+        ('first.options.x', '1', 'a stage that is not of kind train'),
+        ('pruned.options', '1', 'such as stages.pruned.options.NAME=VALUE'),
+        ('pruned.options.pruning_ratio.x', '1', 'pruning_ratio is 0.5, which has no keys'),
+        ('pruned.options.protect', '[a', '--set stages.pruned.options.protect=[a: '),
+    ]:
+        with pytest.raises(UserError, match=re.escape(words)):
+            resolve(path, {f'stages.{key}': value})
 
 
 def test_the_command_line_counts_most(config):

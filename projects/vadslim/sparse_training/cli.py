@@ -30,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    given = build_parser().parse_args(argv)
-    _check(given)
+    given = parse(argv)
     from vadslim.launch import choose_machine, init_distributed, on_rank_0, torchrun
 
     ids = given.gpu_ids if given.gpu is None else [given.gpu]
@@ -59,8 +58,9 @@ def _main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _check(given: argparse.Namespace) -> None:
-    """Raises what is wrong with the flags alone."""
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Reads the flags; raises a ``UserError`` for what is wrong with them alone."""
+    given = build_parser().parse_args(argv)
     if used := [name for name in _MAMBA if hasattr(given, name)]:
         raise UserError(f'--{used[0]}: there is no Mamba network here')
     if given.gpu is not None and (given.gpus or given.gpu_ids):
@@ -74,6 +74,7 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError('--checkpoint: is for --resume; weights to start from are --init or --pretrained')
     if hasattr(given, 'pretrained') and hasattr(given, 'init'):
         raise UserError('--init and --pretrained: both are what level 0 starts from, one of them is needed')
+    return given
 
 
 def _plan(given: argparse.Namespace, launcher: str) -> Run:

@@ -15,14 +15,14 @@ from unittest import mock
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner, set_random_seed
+from mmengine.runner import set_random_seed
 from torch import Tensor, nn
 
 from vadslim.analysis.sparse_summary import LATER
 from vadslim.checkpoint import load_checkpoint
 from vadslim.checkpoint_format import write_checkpoint
 from vadslim.cli import UserError, say
-from vadslim.experiment import add_hooks, weights_of, write_text
+from vadslim.experiment import add_hooks, build_runner, weights_of, write_text
 from vadslim.hooks import LevelHook
 from vadslim.hooks.checkpoint_hook import find_latest
 from vadslim.hooks.level_hook import STAGE
@@ -279,7 +279,7 @@ def _name(cfg: Config, run: Run, number: int) -> None:
 def _train(run: Run, cfg: Config, folder: Path, pruned: Pruned) -> dict[str, Any]:
     """Train; then test the network as it is and as it was after its best epoch."""
     adapt_to_device(cfg, run.launcher)
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg, folder.name)
     runner.train()
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     hook = next(hook for hook in runner._hooks if isinstance(hook, LevelHook))

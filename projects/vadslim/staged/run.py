@@ -27,12 +27,11 @@ from vadslim.checkpoint_format import held_config, plain_config
 from vadslim.cli import UserError, is_user_error, say, was_interrupted
 from vadslim.hooks import StructureHook
 from vadslim.hooks.checkpoint_hook import find_latest
-from vadslim.hooks.progress_hook import ProgressHook
 from vadslim.hooks.stage_checkpoint_hook import same_file
 from vadslim.hooks.transfer import compare_architecture
 from vadslim.launch import adapt_to_device, on_rank_0
 from vadslim.slimming.training import LEAVES, LastMetrics
-from vadslim.staged.kinds import COMMANDS, Command
+from vadslim.staged.kinds import COMMANDS, Command, check_options
 from vadslim.staged.resume import NewSettings, check_resumable, differences, shorten
 from vadslim.staged.settings import BEST, RANDOM, Plan, Stage, initial_checkpoint
 from vadslim.stages import DONE, Step, open_step
@@ -94,12 +93,17 @@ def check(stage: Stage) -> None:
     """Check what can be known of a stage before any is run.
 
     Raises:
-        UserError: its config cannot be used, or its folder cannot be written.
+        UserError: its config or its options cannot be used, or its folder cannot be written.
     """
     cfg = stage_config(stage)
     if stage.kind == 'train':
         experiment.check_trainable(cfg, stage.name)
         experiment.check_backends(cfg)
+    else:
+        try:
+            check_options(stage.kind, cfg, stage.options)
+        except UserError as error:
+            raise UserError(f'stage {stage.name} ({stage.kind}): {error}') from error
     place = next(path for path in (stage.folder.absolute(), *stage.folder.absolute().parents) if path.exists())
     if not place.is_dir():
         raise UserError(f'{stage.folder}: cannot be created: {place} is a file')
@@ -150,12 +154,9 @@ def train(
     on_rank_0(lambda: check_space(stage.folder, runner.model))
     last = KeptMetrics()
     runner.register_hook(last, 'LOW')  # before the checkpoint is written
-    bar = ProgressHook(stage.name)
-    runner.register_hook(bar)
     try:
         runner.train()
     except BaseException as error:
-        bar.stop()  # what is said now is for copying: not broken at the terminal's width
         if was_interrupted(error):
             kept = find_latest(stage.folder)
             say(f'stage {stage.name}: stopped; {f"{kept} is kept" if kept else "no epoch was finished"}')
@@ -204,7 +205,7 @@ def _runner(stage: Stage, cfg: Config, source: Path | None, latest: Path | None,
         hooks = [NewSettings()] if changes else []
     adapt_to_device(cfg, launcher)
     object.__setattr__(cfg, '_filename', CONFIG)  # the name under which the Runner writes it into the folder
-    runner = Runner.from_cfg(cfg)
+    runner = experiment.build_runner(cfg, stage.name)
     for hook in hooks:
         runner.register_hook(hook)
     if start is not None and latest is None:

@@ -1,5 +1,6 @@
 """A staged run that is killed, wherever, and started again ends as one that was not."""
 
+import importlib
 import json
 import os
 import random
@@ -26,8 +27,12 @@ STAGES = {'one': 2, 'two': 3}  # epochs
 
 @pytest.fixture(scope='module', autouse=True)
 def no_environment_report():
+    """Nor is each fork to lay out configs, and to import, for seconds."""
+    importlib.import_module('matplotlib.pyplot')
+    importlib.import_module('torch._dynamo')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('mmengine.runner.runner.collect_env', dict)
+        patch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
         yield
 
 

@@ -33,7 +33,7 @@ from vadslim.hooks.transfer import compare_architecture
 from vadslim.launch import adapt_to_device, on_rank_0
 from vadslim.slimming.training import LEAVES, LastMetrics
 from vadslim.staged.kinds import COMMANDS, Command
-from vadslim.staged.resume import NewSettings, check_resumable, differences, shorten
+from vadslim.staged.resume import NewSettings, SameBuffers, check_resumable, differences, shorten
 from vadslim.staged.settings import BEST, RANDOM, Plan, Stage, initial_checkpoint
 from vadslim.stages import DONE, Step, open_step
 
@@ -150,6 +150,7 @@ def train(
     on_rank_0(lambda: check_space(stage.folder, runner.model))
     last = KeptMetrics()
     runner.register_hook(last, 'LOW')  # before the checkpoint is written
+    runner.register_hook(SameBuffers())
     bar = ProgressHook(stage.name)
     runner.register_hook(bar)
     try:

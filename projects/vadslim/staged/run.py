@@ -25,10 +25,10 @@ from vadslim import experiment
 from vadslim.checkpoint import load_checkpoint, register_loader
 from vadslim.checkpoint_format import held_config, plain_config
 from vadslim.cli import UserError, is_user_error, say, was_interrupted
-from vadslim.hooks import StructureHook
+from vadslim.hooks import FiniteHook, StructureHook
 from vadslim.hooks.checkpoint_hook import find_latest
 from vadslim.hooks.progress_hook import ProgressHook
-from vadslim.hooks.stage_checkpoint_hook import same_file
+from vadslim.hooks.stage_checkpoint_hook import METRICS, same_file
 from vadslim.hooks.transfer import compare_architecture
 from vadslim.launch import adapt_to_device, on_rank_0
 from vadslim.slimming.training import LEAVES, LastMetrics
@@ -38,7 +38,6 @@ from vadslim.staged.settings import BEST, RANDOM, Plan, Stage, initial_checkpoin
 from vadslim.stages import DONE, Step, open_step
 
 CONFIG = 'config.py'  # of a stage, resolved: what other commands take
-METRICS = 'val_metrics'  # in the message hub: what the last validation said
 #: keys of a config on which no result depends
 _NOT_RESULTS = ('work_dir', 'experiment_name', 'load_from', 'resume', 'visualizer', 'log_level', 'default_hooks',
                 'env_cfg', 'stages')  # fmt: skip
@@ -151,6 +150,7 @@ def train(
     last = KeptMetrics()
     runner.register_hook(last, 'LOW')  # before the checkpoint is written
     runner.register_hook(SameBuffers())
+    runner.register_hook(FiniteHook())
     bar = ProgressHook(stage.name)
     runner.register_hook(bar)
     try:

@@ -133,6 +133,16 @@ def test_a_missing_metric_is_named(tmp_path):
     assert names(tmp_path) == ['checkpoint_epoch1.pth', 'checkpoint_latest.pth', 'last_checkpoint']
 
 
+@pytest.mark.parametrize('rule', ['greater', 'less'])
+def test_what_is_no_number_is_never_the_best(tmp_path, monkeypatch, rule):
+    values = [math.nan, math.inf, 0.5, math.nan, -math.inf]
+    monkeypatch.setattr(ToyAccuracy, 'compute_metrics', lambda *_: {'odd': values.pop(0)})
+    toy_runner(staged(tmp_path, epochs=5, rule=rule)).train()
+    best = load_checkpoint(tmp_path / 'checkpoint_best.pth')
+    assert (best['epoch'], best['metric']) == (3, 0.5)
+    assert load_checkpoint(tmp_path / 'checkpoint_latest.pth')['metric'] == 0.5
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

@@ -1,5 +1,6 @@
 """A staged run that is killed, wherever, and started again ends as one that was not."""
 
+import importlib
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from stage_toys import write_stages
 from processes import Forked
 from vadslim.checkpoint import load_checkpoint
 from vadslim.hooks import checkpoint_hook
+from vadslim.hooks.stage_checkpoint_hook import METRICS, VALIDATED
 from vadslim.staged import cli, run
 from vadslim.stages import Step
 from vadslim.testing import ToyAccuracy
@@ -26,6 +28,9 @@ STAGES = {'one': 2, 'two': 3}  # epochs
 
 @pytest.fixture(scope='module', autouse=True)
 def no_environment_report():
+    """Nor is each fork to import for seconds."""
+    importlib.import_module('matplotlib.pyplot')
+    importlib.import_module('torch._dynamo')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('mmengine.runner.runner.collect_env', dict)
         yield
@@ -81,7 +86,7 @@ def left(folder):
             told |= {'epoch': held['epoch'], 'metric': held['metric'], 'iter': held['meta']['iter']}
             told['config'] = str(held['config']).replace(str(folder), '')
             hub = held['message_hub']
-            told['info'] = {key: hub['runtime_info'][key] for key in ('best_score', 'last_metrics', 'epoch_validated')
+            told['info'] = {key: hub['runtime_info'][key] for key in ('best_score', METRICS, VALIDATED)
                             if key in hub['runtime_info']}  # fmt: skip
             told['history'] = {key: buffer.data[0].tolist() for key, buffer in hub['log_scalars'].items()
                                if 'time' not in key}  # fmt: skip

@@ -1,6 +1,7 @@
 """train_stages.py: what is reused, what goes on, what is refused, and what a stage's files are good for."""
 
 import json
+import math
 import resource
 import shutil
 import signal
@@ -144,6 +145,33 @@ def test_mistakes_are_told_before_anything_is_trained(folder, capsys, monkeypatc
         says_one_line(capsys, ALL, '0.0 MB are free', 'two checkpoints of this network take about 0.1 MB')
     assert not list(folder.rglob('checkpoint_*'))
     assert cli.main(['toy.py', '--stage', 'one', '--epochs', '1']) == 0  # what failed to start is in nobody's way
+
+
+@pytest.mark.parametrize('how', ['loss', 'gradient'])
+def test_a_training_that_diverges(copied, capsys, monkeypatch, how):
+    """Amid an epoch, or so that only the weights show it, which are about to be written."""
+    forward, calls = ToyNet.forward, iter([False, True])
+
+    def diverge(net, inputs, labels=None, mode='tensor'):
+        found = forward(net, inputs, labels, mode)
+        if mode == 'loss' and how == 'loss':
+            found['loss'] = found['loss'] * math.nan
+        elif mode == 'loss' and next(calls):  # the epoch's last iteration
+            found['loss'] = found['loss'] + (net.conv1.weight * 0).sum().sqrt()
+        return found
+
+    stage = copied / 'out' / 'one'
+    before = {path: path.read_bytes() for path in stage.glob('checkpoint_*.pth')}
+    argv = ['toy.py', '--stage', 'one', '--resume', '--epochs', '3', '--lr']
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyNet, 'forward', diverge)
+        where = 'iteration 5: the loss is nan, ' if how == 'loss' else 'iteration 6: '
+        words = [f'epoch 3, {where}conv1.weight is no longer finite', 'go on with a lower learning rate']
+        says_one_line(capsys, [*argv, '1'], *words)
+    assert {path: path.read_bytes() for path in stage.glob('checkpoint_*.pth')} == before
+    assert cli.main([*argv, '1e-4']) == 0
+    held = load_checkpoint(stage / 'checkpoint_latest.pth')
+    assert held['epoch'] == 3 and all(value.isfinite().all() for value in held['state_dict'].values())
 
 
 def at_iteration(number, what):

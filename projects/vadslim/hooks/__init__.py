@@ -4,6 +4,7 @@ from .checkpoint_hook import CheckpointHook
 from .distill_hook import DistillHook, distill_config
 from .fine_tune_hook import FineTuneHook, Start, choose_start
 from .fine_tune_schedule import FineTuneLR, fine_tune_config, fine_tune_schedule
+from .finite_hook import FiniteHook
 from .group_rsst_hook import GroupRSSTHook
 from .level_hook import LevelHook
 from .progress_hook import ProgressHook
@@ -19,6 +20,7 @@ __all__ = [
     'DistillHook',
     'FineTuneHook',
     'FineTuneLR',
+    'FiniteHook',
     'GroupRSSTHook',
     'LevelHook',
     'ProgressHook',

@@ -1,5 +1,6 @@
 """StageCheckpointHook: the checkpoints of one stage of a staged run, under the names that the next stage asks for."""
 
+import math
 import os
 import re
 import shutil
@@ -17,7 +18,9 @@ from ..registry import HOOKS
 from .checkpoint_hook import LATEST, CheckpointHook
 
 BEST, EPOCH = 'checkpoint_best.pth', 'checkpoint_epoch{}.pth'
-VALIDATED = 'epoch_validated'  # in the message hub: the last epoch whose validation is in the checkpoint
+# in the message hub: the last epoch whose validation is in the checkpoint, and what it said
+# (names that begin with val are logged)
+VALIDATED, METRICS = 'epoch_validated', 'last_metrics'
 
 
 @HOOKS.register_module()
@@ -123,6 +126,9 @@ class StageCheckpointHook(CheckpointHook):
             raise UserError(f'StageCheckpointHook: save_best {name!r}: the validation gives {", ".join(metrics)}')
         value, hub = float(metrics[name]), runner.message_hub
         best = hub.runtime_info.get('best_score', self.init_value_map[self.rules[0]])
+        if not math.isfinite(value):
+            runner.logger.warning(f'{name} is {value} after epoch {runner.epoch}: never the best')
+            return False
         if not self.is_better_than[name](value, best):
             return False
         hub.update_info('best_score', value)

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from mmengine.dist import broadcast
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
@@ -107,6 +108,22 @@ class NewSettings(Hook):
                 steps = runner.epoch if scheduler.by_epoch else runner.epoch * len(runner.train_dataloader)
                 for _ in range(steps):
                     scheduler.step()
+
+
+class SameBuffers(Hook):
+    """Let all ranks have rank 0's buffers after each epoch: those that the checkpoint holds, and a resumed run has.
+
+    Running statistics differ between ranks; each would validate its share with its own.
+
+    Order: NORMAL; before CheckpointHook (VERY_LOW) and the validation.
+    """
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Send them."""
+        kept = runner.model.state_dict()
+        for name, buffer in runner.model.named_buffers():
+            if name in kept:
+                broadcast(buffer)
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:

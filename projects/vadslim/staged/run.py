@@ -25,19 +25,18 @@ from vadslim import experiment
 from vadslim.checkpoint import load_checkpoint, register_loader
 from vadslim.checkpoint_format import held_config, plain_config
 from vadslim.cli import UserError, is_user_error, say, was_interrupted
-from vadslim.hooks import StructureHook
+from vadslim.hooks import FiniteHook, StructureHook
 from vadslim.hooks.checkpoint_hook import find_latest
-from vadslim.hooks.stage_checkpoint_hook import same_file
+from vadslim.hooks.stage_checkpoint_hook import METRICS, same_file
 from vadslim.hooks.transfer import compare_architecture
 from vadslim.launch import adapt_to_device, on_rank_0
 from vadslim.slimming.training import LEAVES, LastMetrics
 from vadslim.staged.kinds import COMMANDS, Command, check_options
-from vadslim.staged.resume import NewSettings, check_resumable, differences, shorten
+from vadslim.staged.resume import NewSettings, SameBuffers, check_resumable, differences, shorten
 from vadslim.staged.settings import BEST, RANDOM, Plan, Stage, initial_checkpoint
 from vadslim.stages import DONE, Step, open_step
 
 CONFIG = 'config.py'  # of a stage, resolved: what other commands take
-METRICS = 'last_metrics'  # in the message hub: what the last validation said (names that begin with val are logged)
 #: keys of a config on which no result depends
 _NOT_RESULTS = ('work_dir', 'experiment_name', 'load_from', 'resume', 'visualizer', 'log_level', 'default_hooks',
                 'env_cfg', 'stages')  # fmt: skip
@@ -154,6 +153,8 @@ def train(
     on_rank_0(lambda: check_space(stage.folder, runner.model))
     last = KeptMetrics()
     runner.register_hook(last, 'LOW')  # before the checkpoint is written
+    runner.register_hook(SameBuffers())
+    runner.register_hook(FiniteHook())
     try:
         runner.train()
     except BaseException as error:

@@ -1,0 +1,64 @@
+"""A staged run of two processes over gloo: files are written once, and what is killed ends as what was not."""
+
+import signal
+import socket
+
+import pytest
+import torch
+from stage_toys import write_stages
+from test_stage_kill import COMMAND, STAGES, assert_same, iteration, left, no_environment_report  # noqa: F401
+
+from processes import Forked
+from vadslim.checkpoint import load_checkpoint
+from vadslim.staged import cli
+from vadslim.testing import ToyAccuracy
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='for machines without CUDA')
+
+
+def start(folder, before=(None, None)):
+    """Both ranks, as torchrun starts them."""
+    if not folder.exists():
+        folder.mkdir()
+        write_stages(folder)
+    with socket.socket() as place:
+        place.bind(('127.0.0.1', 0))
+        port = place.getsockname()[1]
+    shared = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+    return [
+        Forked(cli.main, [*COMMAND, '--launcher', 'pytorch'], folder, {**shared, 'RANK': rank, 'LOCAL_RANK': rank}, act)
+        for rank, act in zip('01', before)
+    ]
+
+
+def finish(folder):
+    ranks = start(folder)
+    said = [rank.communicate(timeout=100)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    return said
+
+
+def test_killed_and_started_again(tmp_path, monkeypatch):
+    def process(metric, _, samples):  # finer than what is right: it shows what either rank has validated
+        metric.results += [float(sample['scores'][sample['label']]) for sample in samples]
+
+    monkeypatch.setattr(ToyAccuracy, 'process', process)
+    finish(tmp_path / 'whole')
+    expected = left(tmp_path / 'whole')
+    for stage, epochs in STAGES.items():
+        folder = tmp_path / 'whole' / 'out' / stage
+        assert len(list(folder.glob('*/*.log'))) == 1
+        latest = load_checkpoint(folder / 'checkpoint_latest.pth')
+        assert latest['meta']['iter'] == epochs and len(latest['random_state']) == 2  # half the pictures for each
+
+    folder = tmp_path / 'killed'
+    ranks = start(folder, [None, iteration('one', 1)])  # one of them: the other cannot go on
+    assert [rank.wait(60) for rank in ranks][1] == -signal.SIGKILL and ranks[0].returncode not in (0, -signal.SIGKILL)
+    assert load_checkpoint(folder / 'out' / 'one' / 'checkpoint_latest.pth')['epoch'] == 1
+    ranks = start(folder, [iteration('two', 2), None])
+    ranks[0].wait(60)
+    ranks[1].send_signal(signal.SIGKILL)
+    assert [rank.wait(60) for rank in ranks] == [-signal.SIGKILL] * 2
+    said, other = finish(folder)
+    assert said.count('done already, reused') == 1 and 'goes on from' in said and 'stage' not in other
+    assert_same(left(folder), expected)

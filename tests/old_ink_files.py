@@ -32,12 +32,10 @@ def write_all(folder):
     files = {}
     for stage in ('structural', 'dense'):
         state, moments, cosine, cycle = trained(stage == 'dense')
-        halves = {
-            f'{half}_state_dict': {
-                name.removeprefix(f'{half}.'): value for name, value in state.items() if name.startswith(f'{half}.')
-            }
-            for half in ('encoder', 'decoder')
-        }
+        halves: dict[str, dict] = {'encoder_state_dict': {}, 'decoder_state_dict': {}}
+        for name, value in state.items():  # the heads are the decoder's
+            half = 'encoder' if name.startswith('encoder.') else 'decoder'
+            halves[f'{half}_state_dict'][name.removeprefix(f'{half}.')] = value
         model = {**SMALL, 'full_heads': stage == 'dense'}
         config = {
             'model': model,

@@ -244,7 +244,8 @@ def test_typos_in_a_stage(config, text):
             'stages.a: training.curriculum.start_stage is 7; end_stage 6 comes',
         ),
         ('model: {embed_dim: 130}', 'stages.a: model.embed_dim is 130; a multiple of the 4 attention heads'),
-        ('data: {img_size: 60}', 'stages.a: data.img_size is 60; a multiple of 8'),
+        ('model: {decoder_dim: 18}', 'stages.a: model.decoder_dim is 18; a multiple of the 4 attention heads'),
+        ('data: {img_size: 128}', 'stages.a: data.img_size is 128; strokes are drawn on 64 x 64 pixels'),
     ],
 )
 def test_entries_that_are_refused(config, entry, message):

@@ -10,7 +10,7 @@ from vadslim.staged.tasks import COMMON, INK, register_task, schema_of
 
 DEFAULTS = {
     'seed': 0,
-    'model': {'embed_dim': 128, 'num_layers': 4, 'full_heads': True, 'freeze_encoder': False},
+    'model': {'embed_dim': 128, 'num_layers': 4, 'decoder_dim': 16, 'full_heads': True, 'freeze_encoder': False},
     'training': {
         'lr': 1e-3,
         'batch_size': 32,

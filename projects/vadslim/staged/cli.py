@@ -57,6 +57,7 @@ def _stages(options: argparse.Namespace, overrides: dict[str, Any], launcher: st
     from vadslim.launch import init_distributed
     from vadslim.staged.run import run_stages
     from vadslim.staged.settings import resolve
+    from vadslim.stages import MARK
 
     init_distributed(launcher)
     saved, name, source = None, options.stage, None
@@ -65,9 +66,9 @@ def _stages(options: argparse.Namespace, overrides: dict[str, Any], launcher: st
         saved, name = _resumed(source, options.stage, options.config)
     plan = resolve(options.config, overrides, saved, name if source else None)
     if source and 'training.save_dir' not in overrides:
-        folder = plan.select(name)[0].folder
-        if folder.absolute() != source.parent.absolute() and source.parent.name == name:  # it goes on where it is
-            overrides = {**overrides, 'training.save_dir': str(source.parent.parent)}
+        folder, here = plan.select(name)[0].folder, source.parent
+        if folder.absolute() != here.absolute() and here.name == name and (here / MARK).is_file():  # ours: it stays
+            overrides = {**overrides, 'training.save_dir': str(here.parent)}
             plan = resolve(options.config, overrides, saved, name)
     for note in plan.notes:
         say(note)
@@ -82,8 +83,10 @@ def _resumed(path: Path, asked: str | None, config: str | None) -> tuple[Mapping
     from vadslim.checkpoint import load_checkpoint
     from vadslim.checkpoint_format import held_config
     from vadslim.experiment import config_of
+    from vadslim.staged.resume import check_state
 
     checkpoint = load_checkpoint(path)
+    check_state(checkpoint, path)
     name = (checkpoint.get('metadata') or {}).get('stage')
     if not isinstance(name, str):
         raise UserError(f'{path}: does not say which stage it is of; it is none of train_stages.py')

@@ -30,6 +30,7 @@ from vadslim.hooks.checkpoint_hook import find_latest
 from vadslim.hooks.stage_checkpoint_hook import METRICS, same_file
 from vadslim.hooks.transfer import compare_architecture
 from vadslim.launch import adapt_to_device, on_rank_0
+from vadslim.old_layouts import is_old_layout, outside_of_halves
 from vadslim.slimming.training import LEAVES, LastMetrics
 from vadslim.staged.kinds import COMMANDS, Command, check_options
 from vadslim.staged.resume import NewSettings, SameBuffers, check_resumable, differences, shorten
@@ -178,12 +179,20 @@ def _begin(
     latest = (resumed or find_latest(stage.folder)) if adopt else None
     if latest is not None:
         checkpoint = load_checkpoint(latest)
-        changes = differences(held_config(checkpoint), plain_config(stage.settings) or {})
+        if is_old_layout(checkpoint) and latest.parent.absolute() == stage.folder.absolute():
+            raise UserError(f'{latest}: is of another program, in its folder; choose another by --save_dir')
+        changes = _changes(stage, checkpoint)
         check_resumable(checkpoint, latest, stage.name, cfg.train_cfg.get('max_epochs'), bool(changes))
     elif adopt:
         say(f'{stage.folder}: nothing to resume from, training starts at epoch 0')
     step = _open(stage, cfg, source, overwrite, adopt=adopt)
     return step, None if step.done else latest or find_latest(stage.folder)
+
+
+def _changes(stage: Stage, checkpoint: Mapping[str, Any]) -> list[str]:
+    """The settings in which a stage differs from the checkpoint that it goes on from."""
+    now = plain_config(stage.settings) or {}
+    return differences(held_config(checkpoint), now, whole=not is_old_layout(checkpoint))
 
 
 def _runner(stage: Stage, cfg: Config, source: Path | None, latest: Path | None, launcher: str) -> Runner:
@@ -201,9 +210,9 @@ def _runner(stage: Stage, cfg: Config, source: Path | None, latest: Path | None,
             experiment.keep_structure(cfg, checkpoint, cfg.work_dir)
         experiment.never_download(cfg)
     if latest is not None:
-        changes = differences(held_config(checkpoint), plain_config(stage.settings) or {})
+        changes = _changes(stage, checkpoint)
         say(f'stage {stage.name}: goes on from {latest}' + (f'; other settings: {shorten(changes)}' if changes else ''))
-        hooks = [NewSettings()] if changes else []
+        hooks = [NewSettings()] if changes and not is_old_layout(checkpoint) else []  # those follow them anyway
     adapt_to_device(cfg, launcher)
     object.__setattr__(cfg, '_filename', CONFIG)  # the name under which the Runner writes it into the folder
     runner = experiment.build_runner(cfg, stage.name)
@@ -212,6 +221,7 @@ def _runner(stage: Stage, cfg: Config, source: Path | None, latest: Path | None,
     if start is not None and latest is None:
         declared = next((hook for hook in runner.hooks if isinstance(hook, StructureHook)), StructureHook())
         transfer = compare_architecture(weights, _unwrapped(runner.model))
+        declared.allow_missing += tuple(outside_of_halves(checkpoint, transfer.new))
         transfer.check(f'stage {stage.name}: {start}', declared.allow_missing, declared.allow_unexpected)
         say(f'stage {stage.name}: of {start} {transfer}')
     return runner

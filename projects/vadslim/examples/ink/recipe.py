@@ -55,7 +55,7 @@ def to_config(sections: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str
         'randomness': {'seed': seed},
         'model': {
             'type': 'vadslim.InkNet',
-            **{key: model[key] for key in ('embed_dim', 'num_layers', 'decoder_dim', 'full_heads') if key in model},
+            **{key: model[key] for key in ('embed_dim', 'num_layers', 'decoder_dim', 'full_heads')},
             'mask_ratio': 0.0 if dense else training['mask_ratio'],
             'mask_strategy': training['mask_strategy'],
             'loss_weights': dict(weights),

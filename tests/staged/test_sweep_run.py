@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import Forked
 
+from processes import Forked
 from vadslim.checkpoint import save_checkpoint
 from vadslim.checkpoint_format import label
 from vadslim.cli import UserError

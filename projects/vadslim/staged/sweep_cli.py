@@ -120,6 +120,9 @@ def _to_run(
     folder = save_dir / point.name
     plan = resolve(options.config, {**fixed, **point.overrides})
     stages = plan.select(options.stage, options.run_all_stages)
+    for key in point.overrides:
+        if key.startswith('stages.') and key.split('.')[1] not in [stage.name for stage in stages]:
+            raise UserError(f'--set {key}: only stage {stages[0].name} is run; all points would be the same')
     settings = [f'{key}={text}' for key, text in point.overrides.items()]
     curves = save_dir / 'tensorboard'  # where a point's have the name of its folder
     for stage in stages:

@@ -50,7 +50,7 @@ INK = Schema(
         'model.full_heads': flag(True),  # false: the skeleton and its tangents alone, from a masked image
         'model.freeze_encoder': flag(False),  # true: a stage that starts from another keeps that one's encoder
         **COMMON,
-        'training.epoch_length': whole(10_000),  # images
+        'training.epoch_length': whole(10_000, high=10**8),  # images; their order is held in memory
         'training.loss_weights.skeleton': number(10.0),
         'training.loss_weights.keypoints': number(5.0),
         'training.loss_weights.tangent': number(1.0),

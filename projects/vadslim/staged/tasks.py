@@ -4,7 +4,8 @@ Another task brings its own: a module that calls :func:`register_task` when it i
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 from vadslim.cli import UserError
@@ -87,6 +88,21 @@ def register_task(name: str, schema: Schema) -> None:
     if missing := sorted(set(COMMON) - set(schema.settings)):
         raise ValueError(f'task {name}: the schema lacks {", ".join(missing)}')
     TASKS[name] = schema
+
+
+def import_tasks(modules: Iterable[str]) -> None:
+    """Import what registers tasks, as ``--import`` names it.
+
+    Raises:
+        UserError: there is no such module.
+    """
+    for module in modules:
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f'{module}.'.startswith(f'{error.name}.'):
+                raise  # of what the module itself imports
+            raise UserError(f'--import {module}: no such module; PYTHONPATH says where modules are') from None
 
 
 def schema_of(task: Any, where: str) -> Schema:

@@ -69,6 +69,7 @@ def test_what_another_run_left_is_where_all_points_start(config, tmp_path, capsy
         (['--set', 'training.lt=1', '--stage', 'structural'], 'the nearest is training.lr'),
         (['--set', 'training.lr=1', '--lr', '2', '--stage', 'structural'], '--set training.lr: another option'),
         (['--set', 'training.save_dir=a,b', '--stage', 'structural'], 'the folders of a sweep are under --save_dir'),
+        (['--set', 'stages.dense.seed=1,2', '--stage', 'structural'], 'only stage structural is run'),
         (['--set', 'training.lr=1', '--resume'], 'every point of a sweep goes on by itself'),
         (['--set', 'training.lr=1', '--launcher', 'slurm'], '--partition P go together'),
         (['--set', 'training.lr=1', '--jobs', '0'], '--jobs'),

@@ -59,6 +59,16 @@ def test_another_task_brings_its_own(no_more_tasks, tmp_path):
         resolve(tmp_path / 'c.yaml')
 
 
+def test_modules_that_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'needy_task.py').write_text('import no_such_package\n')
+    for name in ('no_such_task', 'no_such_task.inner'):
+        with pytest.raises(UserError, match=f'--import {name}: no such module'):
+            tasks.import_tasks([name])
+    with pytest.raises(ModuleNotFoundError, match='no_such_package'):
+        tasks.import_tasks(['needy_task'])
+
+
 def test_tasks_that_cannot_be(no_more_tasks):
     with pytest.raises(ValueError, match='ink is there already'):
         register_task('ink', INK)

@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from vadslim.cli import Parser, UserError, at_least, run, say
 from vadslim.staged.flags import overrides_of, parse_args
 from vadslim.staged.settings import Stage, initial_checkpoint, resolve
 from vadslim.staged.sweep import Point, grid
+from vadslim.staged.tasks import import_tasks
 
 if TYPE_CHECKING:
     from vadslim.staged.sweep_run import Run
@@ -83,8 +83,7 @@ def _run(argv: Sequence[str]) -> int:
     if not (options.stage or options.run_all_stages):
         rest = [*rest, '--run-all-stages']
         options = parse_args(rest)
-    for module in options.imports:
-        import_module(module)
+    import_tasks(options.imports)
     save_dir = Path(own.save_dir or f'work_dirs/sweep_{Path(options.config).stem}').expanduser()
     points = grid(own.set)
     runs = [_to_run(point, options, rest, own, save_dir) for point in points]
@@ -120,6 +119,9 @@ def _to_run(
     folder = save_dir / point.name
     plan = resolve(options.config, {**fixed, **point.overrides})
     stages = plan.select(options.stage, options.run_all_stages)
+    for key in point.overrides:
+        if key.startswith('stages.') and key.split('.')[1] not in [stage.name for stage in stages]:
+            raise UserError(f'--set {key}: only stage {stages[0].name} is run; all points would be the same')
     settings = [f'{key}={text}' for key, text in point.overrides.items()]
     curves = save_dir / 'tensorboard'  # where a point's have the name of its folder
     for stage in stages:

@@ -4,7 +4,8 @@ Another task brings its own: a module that calls :func:`register_task` when it i
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 from vadslim.cli import UserError
@@ -53,7 +54,7 @@ INK = Schema(
         'model.full_heads': flag(True),  # false: the skeleton and its tangents alone, from a masked image
         'model.freeze_encoder': flag(False),  # true: a stage that starts from another keeps that one's encoder
         **COMMON,
-        'training.epoch_length': whole(10_000),  # images
+        'training.epoch_length': whole(10_000, high=10**8),  # images; their order is held in memory
         'training.loss_weights.skeleton': number(10.0),
         'training.loss_weights.keypoints': number(5.0),
         'training.loss_weights.tangent': number(1.0),
@@ -90,6 +91,21 @@ def register_task(name: str, schema: Schema) -> None:
     if missing := sorted(set(COMMON) - set(schema.settings)):
         raise ValueError(f'task {name}: the schema lacks {", ".join(missing)}')
     TASKS[name] = schema
+
+
+def import_tasks(modules: Iterable[str]) -> None:
+    """Import what registers tasks, as ``--import`` names it.
+
+    Raises:
+        UserError: there is no such module.
+    """
+    for module in modules:
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f'{module}.'.startswith(f'{error.name}.'):
+                raise  # of what the module itself imports
+            raise UserError(f'--import {module}: no such module; PYTHONPATH says where modules are') from None
 
 
 def schema_of(task: Any, where: str) -> Schema:

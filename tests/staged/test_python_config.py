@@ -96,6 +96,28 @@ def test_the_command_line_counts_most(config):
     assert pruned.settings['train_cfg']['max_epochs'] == 2
 
 
+def test_configs_that_import_their_base(config, tmp_path):
+    """Types are classes there; in a stage's settings they are names, as in other configs."""
+    config(
+        """
+        from vadslim.testing import ToyNet
+        model = dict(type=ToyNet, hidden=4)
+        train_cfg = dict(max_epochs=2)
+        stages = [dict(name='a'), dict(name='b', epochs=3, model=dict(hidden=5))]
+        """,
+        'lazy_base.py',
+    )
+    file = config("""
+        from mmengine.config import read_base
+        with read_base():
+            from .lazy_base import *
+        train_cfg.update(max_epochs=7)
+    """)
+    a, b = (stage.settings for stage in resolve(file, {'work_dir': str(tmp_path)}).stages)
+    assert a['model'] == {'type': 'vadslim.testing.ToyNet', 'hidden': 4} and b['model']['hidden'] == 5
+    assert (a['train_cfg']['max_epochs'], b['train_cfg']['max_epochs']) == (7, 3)
+
+
 SCHEDULES = """
 _base_ = 'toy.py'
 param_scheduler = [

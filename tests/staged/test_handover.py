@@ -45,11 +45,19 @@ def test_by_flags_and_kind_of_config():
         ("_base_ = 'mmdet3d::_base_/default_runtime.py'", False),
         ("_base_ = 'config.py'", False),
         ('stages = [', False),
+        ('with read_base():\n    from .lazy.middle import *', True),
+        ('with config.read_base():\n    from .plain import *\n    from .whole import stages, model', True),
+        ('with read_base():\n    from .whole import model', False),
+        ('with read_base():\n    from mmdet.configs.whole import *', False),
+        ('with open(name):\n    from .whole import *', False),
+        ('with read_base():\n    from .config import *', False),
     ],
 )
 def test_by_what_a_python_config_says(tmp_path, text, staged):
     (tmp_path / 'plain.py').write_text('model = dict()\n')
     (tmp_path / 'middle.py').write_text("_base_ = './whole.py'\n")
+    (tmp_path / 'lazy').mkdir()
+    (tmp_path / 'lazy' / 'middle.py').write_text('with read_base():\n    from ..whole import *\n')
     (tmp_path / 'whole.py').write_text("stages = [dict(name='a')]\n")
     file = tmp_path / 'config.py'
     file.write_text(f'{text}\n')

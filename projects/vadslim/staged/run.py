@@ -81,6 +81,8 @@ def run_stages(
         latest = (goes_on or on_rank_0(partial(find_latest, stage.folder))) if resume else None
         source = _source(plan, stage, left, latest)
         if stage.kind == 'train':
+            for line in stage.notes:
+                say(f'stage {stage.name}: {line}')
             done.append(train(stage, source, launcher, overwrite, resume, goes_on))
         else:
             done.append(command(stage, source, launcher, overwrite, COMMANDS[stage.kind]))

@@ -268,6 +268,13 @@ def test_command_lines_that_are_refused(config, overrides, message):
         resolve(config('stages: [{name: a}, {name: b}]'), overrides)
 
 
+@pytest.mark.parametrize('key', ['training.lr', 'stages.a.training.lr', 'stages.a.epochs', 'training.lrr'])
+def test_errors_name_the_option_that_was_given(config, key):
+    given = overrides_of(parse_args(['c.yaml', '--set', f'{key}=abc']))
+    with pytest.raises(UserError, match=f'^--set {key}( abc: a|: there is no)'):
+        resolve(config('stages: [{name: a}]'), given)
+
+
 def test_names_that_differ_in_capitals_between_files(config):
     config('stages: [{name: a}]', 'base.yaml')
     with pytest.raises(UserError, match='two stages differ in capitals only; the stages are a, A'):

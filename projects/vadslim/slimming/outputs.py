@@ -58,6 +58,7 @@ def slim_checkpoint(
         if key in source:
             checkpoint[key] = source[key]
     checkpoint |= label(meta.get('epoch'), source.get('config'), stage='prune')
+    checkpoint['metadata']['command'] = True  # a stage of a staged run may have any name
     if 'optimizer' in source:
         moments, remarks = _slim_moments(network, step, source['optimizer'])
         if moments is not None:

@@ -134,6 +134,7 @@ def resolve(
     for name, entry in stages.items():
         over = {**general, **own[name]}
         init_from = over.pop('init_from', None)
+        init_from = None if init_from is None else str(init_from)
         rest, head = _split_entry(entry, f'{source.where(f"stages.{name}")}: stages.{name}')
         settings, folder, device = _settings(content, name, rest, over, saved if name == resumed else {})
         head['init_from'] = init_from or head['init_from']

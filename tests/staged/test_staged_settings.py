@@ -33,7 +33,7 @@ VALUES = {
     'data.num_workers': ('--num-workers', 0, 1, 2, 3, 5),
     'data.curriculum_stage': ('', 1, 2, 3, 4, 5),
     'logging.tensorboard_dir': ('', 'a', 'b', None, 'd', 'e'),
-    'device.type': ('--device', 'cpu', 'cuda', None, 'xpu', 'cpu'),
+    'device.type': ('--device', 'cpu', 'cuda', None, 'cuda', 'cpu'),
     'seed': ('--seed', 1, 2, 3, 4, 5),
 }
 
@@ -259,7 +259,7 @@ def test_entries_that_are_refused(config, entry, message):
         ({'training': '1'}, '^--set training: a mapping of settings; set them one by one'),
         ({'stages.c.training.lr': '1'}, '^--set stages.c.training.lr: there is no stage c; the nearest is'),
         ({'stages.a': '1'}, '^--set stages.a: one setting of the stage is needed'),
-        ({'device.type': 'gpu'}, '^--device gpu: one of cuda, xpu, cpu, or null is needed'),
+        ({'device.type': 'gpu'}, '^--device gpu: one of cuda, cpu, or null is needed'),
         ({'task': 'x'}, '^--set task: there is no such setting'),
     ],
 )

@@ -23,7 +23,7 @@ _HELP = {
     'epochs': ('N', 'epochs of each stage that runs'),
     'batch_size': ('N', 'samples in a batch'),
     'save_dir': ('DIR', "a stage's files go to DIR/NAME"),
-    'device': ('TYPE', 'cuda, xpu or cpu (the first that is there)'),
+    'device': ('TYPE', 'cuda or cpu (cuda if there is one)'),
     'seed': ('N', 'random seed'),
     'num_workers': ('N', 'data loading processes'),
 }

@@ -46,7 +46,7 @@ class Stage:
         init_from: a checkpoint, or what :func:`initial_checkpoint` finds by it.
         init_given: ``init_from`` is the command line's.
         options: for the kind, as it names them.
-        device: cuda, xpu or cpu; None: the first of these that is there.
+        device: cuda or cpu; None: cuda if there is one.
     """
 
     name: str

@@ -8,7 +8,7 @@ An MMEngine checkpoint (``state_dict``, ``optimizer``, ``param_schedulers``, ``m
 ``metric``      the best value so far of the validation's metric, None before there is one
 ``config``      what the run was configured with, as plain data: never Python text, nothing to be executed
 ``metadata``    ``stage`` (of a staged run; ``prune``, ``sparse`` of other commands; or None), ``timestamp`` (ISO
-                8601), ``metric`` (the name of the metric)
+                8601), ``metric`` (the name of the metric), ``command`` (true of what no Runner has written)
 ``timestamp``   the same as the metadata's
 ==============  ====================================================================================================
 
@@ -67,7 +67,9 @@ def write_checkpoint(content: Mapping[str, Any], path: StrPath, **labels: Any) -
         CheckpointError: the folder is missing or not writable, or the disk is full.
     """
     epoch = content['meta'].get('epoch')  # of somebody else's file, if it was copied
-    save_checkpoint({**content, **label(epoch if type(epoch) is int else None, **labels)}, path)
+    labelled = label(epoch if type(epoch) is int else None, **labels)
+    labelled['metadata']['command'] = True  # a stage of a staged run may have the name of a command
+    save_checkpoint({**content, **labelled}, path)
 
 
 def load_any(path: StrPath) -> dict[str, Any]:

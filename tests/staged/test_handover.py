@@ -69,7 +69,8 @@ def test_by_what_a_python_config_says(tmp_path, text, staged):
     [
         ('a.pth', {'metadata': {'stage': 'dense'}}, True),
         ('a.pth', {'metadata': {'stage': None}, 'meta': {'epoch': 1}}, False),
-        ('a.pth', {'metadata': {'stage': 'prune'}}, False),
+        ('a.pth', {'metadata': {'stage': 'prune'}}, True),
+        ('a.pth', {'metadata': {'stage': 'prune', 'command': True}}, False),
         ('structural_epoch5.pth', {'epoch': 4}, True),
         ('structural_epoch5.pth', {'meta': {'epoch': 5}}, False),
         ('a.pth', {}, False),
@@ -119,6 +120,16 @@ def test_the_documented_commands(toy, capsys):
     assert command('--config', 'toy.py', '--stage', 'two', *argv) == 0
     assert load_checkpoint(toy / 'elsewhere' / 'two' / 'checkpoint_latest.pth')['meta']['iter'] == 2  # 16 images
     assert f'of {first} 25 tensors loaded' in capsys.readouterr().err
+
+
+def test_a_stage_that_is_called_like_a_kind(toy):
+    text = Path('toy.py').read_text()
+    for name in ('prune', 'test'):
+        Path(f'{name}.py').write_text(text.replace("'one'", repr(name)))
+        assert command(f'{name}.py', '--stage', name, '--epochs', '1') == 0
+        latest = toy / 'out' / name / 'checkpoint_latest.pth'
+        assert command('--resume', latest, '--epochs', '2') == 0
+        assert load_checkpoint(latest)['epoch'] == 2
 
 
 def test_a_mistake_is_one_line(toy, capsys):

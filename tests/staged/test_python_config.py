@@ -243,7 +243,7 @@ def test_entries_that_are_refused(config, entry, message):
     ('key', 'text', 'message'),
     [
         ('training.lr', 'fast', '--lr fast: a number above 0 is needed'),
-        ('device.type', 'gpu', '--device gpu: one of cuda, xpu, cpu, or null is needed'),
+        ('device.type', 'gpu', '--device gpu: one of cuda, cpu, or null is needed'),
         ('model.hiddn', '3', '--set model.hiddn: there is no such key; the nearest key is model.hidden'),
         ('model.hidden', '[1', '--set model.hidden=.1: .*flow sequence'),
         ('training.weight_decay', '1', '--set training.weight_decay: there is no such key'),

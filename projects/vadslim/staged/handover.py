@@ -11,7 +11,6 @@ from vadslim.old_layouts import stage_of_name
 from .extends import PYTHON, YAML
 
 _FLAGS = {'--stage', '--run-all-stages', '--run_all_stages'}
-_COMMANDS = ('prune', 'sparse')  # what these say, in a staged run or out of one
 
 
 def is_staged(argv: Sequence[str]) -> bool:
@@ -26,7 +25,7 @@ def is_staged(argv: Sequence[str]) -> bool:
     if config is not None:
         return Path(config).suffix.lower() in YAML or _has_stages(Path(config))
     resumed = _value(argv, '--resume')
-    return resumed not in (None, 'latest') and _stage_of(Path(str(resumed))) not in (None, *_COMMANDS)
+    return resumed not in (None, 'latest') and _stage_of(Path(str(resumed))) is not None
 
 
 def _is_config(word: str) -> bool:
@@ -94,12 +93,12 @@ def _literal(value: ast.expr | None) -> Any:
 
 
 def _stage_of(path: Path) -> str | None:
-    """The stage that a checkpoint says, or a predecessor's file by its name."""
+    """The stage that a checkpoint says, or a predecessor's file by its name; None of what a command has written."""
     try:
         headers = read_headers(path)
     except HeaderError:
         return None
     stage = headers.metadata.get('stage')
     if isinstance(stage, str):
-        return stage
+        return None if headers.metadata.get('command') else stage
     return None if headers.metadata or headers.meta else stage_of_name(path.name)

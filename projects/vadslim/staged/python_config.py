@@ -76,7 +76,7 @@ class PythonConfig:
             number = _number('training.epochs', epochs, f'{where}: epochs')
             merge_options(cfg, {'train_cfg.max_epochs': number}, f'{where}:')
         for key, value in over.items():
-            option = option_of(key)
+            option = option_of(key, value)
             if key not in _PLACES:
                 merge_options(cfg, {key: _read(value, option) if isinstance(value, str) else value}, '--set')
                 continue

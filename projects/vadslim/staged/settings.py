@@ -47,7 +47,7 @@ class Stage:
         init_from: a checkpoint, or what :func:`initial_checkpoint` finds by it.
         init_given: ``init_from`` is the command line's.
         options: for the kind, as it names them.
-        device: cuda, xpu or cpu; None: the first of these that is there.
+        device: cuda or cpu; None: cuda if there is one.
         notes: lines that the user should read when it is trained.
     """
 
@@ -137,6 +137,7 @@ def resolve(
     for name, entry in stages.items():
         over = {**general, **own[name]}
         init_from = over.pop('init_from', None)
+        init_from = None if init_from is None else str(init_from)
         options = {key: over.pop(key) for key in own[name] if key.split('.')[0] == 'options'}
         rest, head = _split_entry(entry, f'{source.where(f"stages.{name}")}: stages.{name}')
         _set_options(head, options, f'--set stages.{name}')

@@ -62,6 +62,7 @@ def test_by_what_a_python_config_says(tmp_path, text, staged):
         ('a.pth', {'metadata': {'stage': 'dense'}}, True),
         ('a.pth', {'metadata': {'stage': None}, 'meta': {'epoch': 1}}, False),
         ('a.pth', {'metadata': {'stage': 'prune'}}, False),
+        ('a.pth', {'metadata': {'stage': 'sparse'}}, False),
         ('structural_epoch5.pth', {'epoch': 4}, True),
         ('structural_epoch5.pth', {'meta': {'epoch': 5}}, False),
         ('a.pth', {}, False),

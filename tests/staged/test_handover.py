@@ -132,7 +132,8 @@ def test_a_mistake_is_one_line(toy, capsys):
 def test_a_config_in_a_checkpoint_names_only_what_belongs_here(toy, capsys):
     marker = toy / 'ran'
     config = {'model': {'type': 'subprocess.getoutput', 'cmd': f'touch {marker}'}}
-    save_checkpoint({**WEIGHTS, 'config': config, 'metadata': {'stage': 'one'}}, toy / 'forged.pth')
+    state = {'meta': {'epoch': 1, 'iter': 2}, 'message_hub': {}}
+    save_checkpoint({**WEIGHTS, **state, 'config': config, 'metadata': {'stage': 'one'}}, toy / 'forged.pth')
     assert command('--resume', 'forged.pth') == 2
     assert 'which is not taken; give the CONFIG' in capsys.readouterr().err
     assert not marker.exists()

@@ -112,12 +112,15 @@ def test_layers_that_left_are_missing_and_the_others_keep_their_names(tmp_path):
     assert [edit['kept'] for edit in found.edits['b']] == [[0, 2]] and not found.edits['a']
 
 
-def test_relative_change():
+def test_relative_change(monkeypatch):
     one, nothing = torch.tensor([3.0, 4.0]), torch.zeros(2)
     assert relative_change(one, one.clone()) == 0 and relative_change(nothing, nothing.clone()) == 0
     assert relative_change(one, nothing) == relative_change(nothing, one) == 1
     assert relative_change(one, 2 * one) == 0.5
     broken = torch.tensor([math.nan, 4.0])
+    assert relative_change(2 * one, one, of_a=True) == 0.5 and math.isnan(relative_change(nothing, one, of_a=True))
+    monkeypatch.setattr('vadslim.analysis.compare.PIECE', 1)
+    assert relative_change(one, 2 * one) == 0.5
     assert math.isnan(relative_change(one, broken)) and relative_change(broken, broken.clone()) == 0
 
 

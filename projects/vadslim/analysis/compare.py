@@ -26,6 +26,9 @@ from vadslim.pruning.edits import Edits
 #: State that is no parameter, by the last part of its name.
 STATISTICS = ('running_mean', 'running_var', 'num_batches_tracked')
 
+#: Numbers that are compared at a time: a tensor may be most of a file.
+PIECE = 1 << 24
+
 #: What a checkpoint says of itself.
 FACTS = ('version', 'stage', 'epoch', 'metric', 'metric_name', 'time')
 
@@ -318,13 +321,18 @@ def compare_groups(a: Structure | None, b: Structure | None) -> list[GroupDiffer
 
 def relative_change(a: Tensor, b: Tensor, of_a: bool = False) -> float:
     """||b - a|| / max(||a||, ||b||), or / ||a||, in float64; 0 for two zeros, NaN if something is not finite."""
-    a, b = a.double(), b.double()  # not all types know the functions below
-    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-        same = a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())
-        return 0.0 if same else math.nan
-    if torch.equal(a, b):
+    squares, same = torch.zeros(3, dtype=torch.float64), True
+    for one, other in zip(a.reshape(-1).split(PIECE), b.reshape(-1).split(PIECE)):
+        x, y = one.double(), other.double()
+        same = same and bool(((x == y) | (x.isnan() & y.isnan())).all())
+        squares += torch.stack([value.square().sum() for value in (y - x, x, y)])
+    if same:
         return 0.0
-    return float((b - a).norm() / (a.norm() if of_a else max(a.norm(), b.norm())))
+    change, of_one, of_other = squares.sqrt().tolist()
+    if not math.isfinite(change):
+        return math.nan
+    reference = of_one if of_a else max(of_one, of_other)
+    return float(change / reference) if reference else math.nan
 
 
 def _shared_values(a: Side, b: Side, name: str) -> tuple[Tensor, Tensor] | None:

@@ -8,12 +8,11 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from vadslim.cli import UserError, run, say, was_interrupted
-from vadslim.staged.flags import overrides_of, parse_args
+from vadslim.staged.flags import import_modules, overrides_of, parse_args
 
 LATEST = 'checkpoint_latest.pth'
 #: a full disk, a used-up quota, a limit on files
@@ -29,8 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int | None:
     options = parse_args(argv)
-    for module in options.imports:
-        import_module(module)
+    import_modules(options)
     overrides = overrides_of(options)
     from vadslim.launch import choose_machine, torchrun
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from vadslim.cli import Parser, UserError, add_machine_options
@@ -89,6 +90,19 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     if options.run_all_stages and not options.config:
         raise UserError('--run-all-stages needs --config FILE: the checkpoint of --resume holds one stage')
     return options
+
+
+def import_modules(options: argparse.Namespace) -> None:
+    """Import what ``--import`` names.
+
+    Raises:
+        UserError: there is no such module.
+    """
+    for module in options.imports:
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            raise UserError(f'--import {module}: there is no module {error.name}') from None
 
 
 def overrides_of(options: argparse.Namespace) -> dict[str, Any]:

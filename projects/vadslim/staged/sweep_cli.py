@@ -7,12 +7,11 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vadslim.cli import Parser, UserError, at_least, run, say
-from vadslim.staged.flags import overrides_of, parse_args
+from vadslim.staged.flags import import_modules, overrides_of, parse_args
 from vadslim.staged.settings import Stage, initial_checkpoint, resolve
 from vadslim.staged.sweep import Point, grid
 
@@ -80,8 +79,7 @@ def _run(argv: Sequence[str]) -> int:
         raise UserError('--resume: every point of a sweep goes on by itself; leave it out')
     if (own.launcher == 'slurm') != bool(own.partition):
         raise UserError('--launcher slurm and --partition P go together')
-    for module in options.imports:
-        import_module(module)
+    import_modules(options)
     save_dir = Path(own.save_dir or f'work_dirs/sweep_{Path(options.config).stem}').expanduser()
     points = grid(own.set)
     runs = [_to_run(point, options, rest, own, save_dir) for point in points]

@@ -71,6 +71,7 @@ def test_by_what_a_python_config_says(tmp_path, text, staged):
         ('a.pth', {'metadata': {'stage': None}, 'meta': {'epoch': 1}}, False),
         ('a.pth', {'metadata': {'stage': 'prune'}}, True),
         ('a.pth', {'metadata': {'stage': 'prune', 'command': True}}, False),
+        ('a.pth', {'metadata': {'stage': 'sparse', 'command': True}}, False),
         ('structural_epoch5.pth', {'epoch': 4}, True),
         ('structural_epoch5.pth', {'meta': {'epoch': 5}}, False),
         ('a.pth', {}, False),
@@ -150,7 +151,8 @@ def test_a_mistake_is_one_line(toy, capsys):
 def test_a_config_in_a_checkpoint_names_only_what_belongs_here(toy, capsys):
     marker = toy / 'ran'
     config = {'model': {'type': 'subprocess.getoutput', 'cmd': f'touch {marker}'}}
-    save_checkpoint({**WEIGHTS, 'config': config, 'metadata': {'stage': 'one'}}, toy / 'forged.pth')
+    state = {'meta': {'epoch': 1, 'iter': 2}, 'message_hub': {}}
+    save_checkpoint({**WEIGHTS, **state, 'config': config, 'metadata': {'stage': 'one'}}, toy / 'forged.pth')
     assert command('--resume', 'forged.pth') == 2
     assert 'which is not taken; give the CONFIG' in capsys.readouterr().err
     assert not marker.exists()

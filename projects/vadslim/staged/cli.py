@@ -123,7 +123,10 @@ def _resumed(path: Path, asked: str | None, config: str | None) -> tuple[Mapping
         raise UserError(f'{path}: does not say which stage it is of; it is none of train_stages.py')
     if asked not in (None, name):
         raise UserError(f'--stage {asked}: {path} is of stage {name}')
-    held = held_config(checkpoint)
+    try:
+        held = held_config(checkpoint)
+    except ValueError as error:
+        raise UserError(f'{path}: its config cannot be read ({error})') from None
     model = (held or {}).get('model')
     if isinstance(model, Mapping) and 'type' in model:  # an MMEngine config, which names what is to be built
         try:

@@ -69,13 +69,16 @@ def load_config(path: str | os.PathLike) -> Config:
     """Read a config file.
 
     Raises:
-        UserError: it is missing, or does not run.
+        UserError: it is missing, does not run, or is one of stages.
     """
     check_config(path)
     try:
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
     except Exception as error:  # a config is the user's own Python
         raise UserError(f'{path}: {type(error).__name__}: {error}') from error
+    if Path(path).suffix in ('.yaml', '.yml') and {'stages', 'training', 'extends'} & set(cfg):
+        raise UserError(f'{path}: is of a staged run; a stage of it has a config of its own, SAVE_DIR/NAME/config.py')
+    return cfg
 
 
 def merge_texts(cfg: Config, texts: Sequence[str]) -> None:

@@ -14,9 +14,10 @@ from mmengine.runner import EpochBasedTrainLoop
 from stage_toys import write_stages
 
 from processes import Forked
-from vadslim import evaluate
+from vadslim import evaluate, train
 from vadslim.checkpoint import load_checkpoint
 from vadslim.cli import run as run_command
+from vadslim.slimming import main as analysis_struct
 from vadslim.staged import cli
 from vadslim.testing import ToyNet
 
@@ -60,8 +61,8 @@ def everything(folder):
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-def says_one_line(capsys, argv, *words):
-    assert cli.main([str(word) for word in argv]) == 2
+def says_one_line(capsys, argv, *words, main=cli.main):
+    assert main([str(word) for word in argv]) == 2
     err = capsys.readouterr().err
     last = err.splitlines()[-1]
     assert last.startswith('error: ') and err.count('error') == 1, err
@@ -102,6 +103,25 @@ def test_files_of_a_stage_are_good_for_the_others(copied, capsys):
     stage = copied / 'out' / 'two'
     argv = [stage / 'config.py', stage / 'checkpoint_best.pth', '--out', 'metrics.json', '--work-dir', 'test']
     assert run_command(evaluate.main, [str(word) for word in argv]) == 0
+    argv = [*argv[:2], '--dry-run', '--latency', '0']
+    assert analysis_struct([str(word) for word in argv]) == 0
+    assert 'nothing was written' in capsys.readouterr().out
+    argv = [
+        stage / 'config.py',
+        '--load-from',
+        argv[1],
+        '--work-dir',
+        'more',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+    ]
+    assert run_command(train.main, [str(word) for word in argv]) == 0
+    assert load_checkpoint(copied / 'more' / 'checkpoint_latest.pth')['epoch'] == 1
+    argv = ['stages.yaml', stage / 'checkpoint_best.pth']
+    (copied / 'stages.yaml').write_text('stages: [{name: two}]\n')
+    says_one_line(
+        capsys, argv, 'a stage of it has a config of its own', main=lambda words: run_command(evaluate.main, words)
+    )
     held = load_checkpoint(stage / 'checkpoint_best.pth')
     assert json.loads((copied / 'metrics.json').read_text()) == {'toy/accuracy': held['metric']}
     (entry,) = held['config']['stages']

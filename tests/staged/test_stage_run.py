@@ -197,6 +197,13 @@ def test_a_training_that_diverges(copied, capsys, monkeypatch, how):
     assert held['epoch'] == 3 and all(value.isfinite().all() for value in held['state_dict'].values())
 
 
+def test_a_disk_that_is_full_when_a_stage_is_resumed(copied, capsys, monkeypatch):
+    before = set(everything(copied))
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: shutil._ntuple_diskusage(10, 9, 10_000))
+    says_one_line(capsys, ['toy.py', '--stage', 'one', '--resume', '--epochs', '3'], '0.0 MB are free')
+    assert set(everything(copied)) == before  # not even a log was begun
+
+
 def at_iteration(number, what):
     """``before`` of a process: something happens at an iteration of the first stage."""
 

@@ -180,6 +180,18 @@ def test_a_point_belongs_to_one_process(point, tmp_path):
     assert run_points([point('a')], 1)[0].problem is None
 
 
+def test_a_second_sweep_of_the_same_points(point, tmp_path):
+    first = Forked(lambda _: run_points([point('a', 'time.sleep(60)'), point('b')], 1) and 0, [])
+    while not (tmp_path / 'a' / 'calls').exists():
+        time.sleep(0.02)
+    with pytest.raises(UserError, match=f'{tmp_path / "b"}: another command is at work in it .process '):
+        run_points([point('b'), point('c')], 1)
+    first.send_signal(signal.SIGINT)  # it ends its processes
+    first.wait(20)
+    assert calls(point('b')) == calls(point('c')) == 0
+    assert [outcome.problem for outcome in run_points([point('b'), point('c')], 1)] == [None, None]
+
+
 def test_gpus_and_cores_are_shared(monkeypatch):
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3,5')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
 import shlex
 import sys
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int | None:
     options = parse_args(argv)
+    logging.raiseExceptions = False  # a full disk is said in one line, not by a traceback for each line of the log
     import_tasks(options.imports)
     overrides = overrides_of(options)
     from vadslim.launch import choose_machine, torchrun

@@ -160,8 +160,11 @@ def train(
         say(f'stage {stage.name}: done already, reused')
         return dict(step.done)
     begun = time.monotonic()
+    if latest is not None:  # before the Runner writes its log
+        on_rank_0(lambda: check_space(stage.folder, latest.stat().st_size))
     runner = _runner(stage, cfg, source, latest, launcher)
-    on_rank_0(lambda: check_space(stage.folder, runner.model))
+    size = _BYTES * sum(parameter.numel() for parameter in runner.model.parameters())
+    on_rank_0(lambda: check_space(stage.folder, size))
     last = KeptMetrics()
     runner.register_hook(last, 'LOW')  # before the checkpoint is written
     runner.register_hook(SameBuffers())
@@ -323,13 +326,13 @@ class KeptMetrics(LastMetrics):
         runner.message_hub.update_info(METRICS, self.metrics)
 
 
-def check_space(folder: Path, model: nn.Module) -> None:
-    """Check that there is space for two checkpoints: one is written while the one before it is there.
+def check_space(folder: Path, size: int) -> None:
+    """Check that there is space for two checkpoints of so many bytes: one is written while the one before is there.
 
     Raises:
         UserError: there is not.
     """
-    needed = 2 * _BYTES * sum(parameter.numel() for parameter in model.parameters())
+    needed = 2 * size
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(

@@ -112,16 +112,19 @@ def test_layers_that_left_are_missing_and_the_others_keep_their_names(tmp_path):
     assert [edit['kept'] for edit in found.edits['b']] == [[0, 2]] and not found.edits['a']
 
 
-def test_relative_change(monkeypatch):
+@pytest.mark.parametrize('piece', [1, 10])
+def test_relative_change(piece, monkeypatch):
+    monkeypatch.setattr('vadslim.analysis.compare.PIECE', piece)
     one, nothing = torch.tensor([3.0, 4.0]), torch.zeros(2)
-    assert relative_change(one, one.clone()) == 0 and relative_change(nothing, nothing.clone()) == 0
-    assert relative_change(one, nothing) == relative_change(nothing, one) == 1
-    assert relative_change(one, 2 * one) == 0.5
-    broken = torch.tensor([math.nan, 4.0])
-    assert relative_change(2 * one, one, of_a=True) == 0.5 and math.isnan(relative_change(nothing, one, of_a=True))
-    monkeypatch.setattr('vadslim.analysis.compare.PIECE', 1)
-    assert relative_change(one, 2 * one) == 0.5
-    assert math.isnan(relative_change(one, broken)) and relative_change(broken, broken.clone()) == 0
+    assert relative_change(one, one.clone()) == relative_change(nothing, nothing.clone()) == (0, 0)
+    assert relative_change(one, nothing) == (1, 1) and relative_change(2 * one, one) == (0.5, 0.5)
+    assert relative_change(one, 2 * one) == (0.5, 1)
+    change, of_a = relative_change(nothing, one)
+    assert change == 1 and math.isnan(of_a)
+    for broken in (torch.tensor([math.nan, 4.0]), torch.tensor([math.inf, 4.0])):
+        assert relative_change(broken, broken.clone()) == (0, 0)
+        for other in (one, broken + torch.tensor([0.0, 1.0])):
+            assert all(map(math.isnan, relative_change(other, broken)))
 
 
 def test_what_is_not_finite_comes_first_and_is_no_number_in_json():

@@ -6,6 +6,7 @@ import torch
 from vadslim.checkpoint import save_checkpoint
 from vadslim.checkpoint_format import label
 from vadslim.staged import doors
+from vadslim.staged.cli import _again
 from vadslim.staged.doors import DOORS, build_parser, find_structural, to_argv
 from vadslim.staged.flags import overrides_of, parse_args
 from vadslim.staged.settings import resolve
@@ -93,6 +94,13 @@ def test_the_settings_of_our_checkpoints_count():
     assert to_argv(DOORS['dense'], given, ours=True)[0] == ['--stage', 'dense', '--resume', 'x.pth']
     argv, _ = to_argv(DOORS['dense'], given)
     assert '--init_from' not in argv and 'training.epochs=10' in argv and argv[4:6] == ['--config', str(doors.CONFIG)]
+
+
+@pytest.mark.parametrize('door', ['structural', 'dense', 'stages'])
+def test_the_command_that_goes_on_is_the_one_whose_arguments_are_said(door, monkeypatch):
+    monkeypatch.setattr('sys.argv', [f'tools/train_{door}.py'])
+    argv = ['--stage', 'dense', '--config', 'c.yaml']
+    assert _again(argv, parse_args(argv)) == 'python tools/train_stages.py --stage dense --config c.yaml'
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ def test_what_is_compared():
     assert metric_of(best, 'loss') == ('dense: loss, last', [2.0, None, 2.0])
     assert metric_of([result(0.5), {}], None) == ('dense: f1, last', [0.5, None])
     assert metric_of([{}, {}], 'f1') == ('f1', [None, None]) and metric_of([{}], None) == ('metric', [None])
+    last = {**best[0], 'metrics': {'loss': 2.0, 'f1': 0.5}}  # not the first, and yet the one that chose
+    assert metric_of([last], None) == ('dense: f1, best', [0.75])
     with pytest.raises(UserError, match='--metric f2: the last stage has f1, loss'):
         metric_of(best, 'f2')
 
@@ -34,7 +36,8 @@ def test_files(tmp_path, capsys):
     outcomes = [Outcome(result=result(0.5, 0.75)), Outcome('it failed'), Outcome(result=result(0.25, 0.625))]
     report(runs, outcomes, tmp_path, None)
     said = capsys.readouterr()
-    assert '0.625' in said.out and 'failed' in said.out and 'sweep.csv' in said.err and 'tensorboard' not in said.err
+    assert '0.625' in said.out and 'failed' in said.out
+    assert said.err == f'written: {tmp_path}/sweep.csv, {tmp_path}/sweep.png\n'
     with (tmp_path / 'sweep.csv').open(newline='') as file:
         head, *rows = csv.reader(file)
     assert head == ['point', 'training.lr', 'state', 'dense: f1, best', 'f1', 'loss', 'seconds', 'folder']
@@ -45,6 +48,8 @@ def test_files(tmp_path, capsys):
 
 def test_no_picture_of_nothing(tmp_path):
     report(runs_of(tmp_path, 'a=1,2'), [Outcome('x'), Outcome('y')], tmp_path, None)
+    with pytest.raises(UserError, match='gone.*cannot be written: No such file'):
+        report(runs_of(tmp_path, 'a=1,2'), [Outcome('x'), Outcome('y')], tmp_path / 'gone', None)
     assert (tmp_path / 'sweep.csv').is_file() and not (tmp_path / 'sweep.png').exists()
 
 
@@ -68,6 +73,12 @@ def test_picture_of_numbers(drawn):
     assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == ('log', 'training.lr', 'f1')
     assert drawn([1, 2], 'a=0,100')[0].get_xscale() == 'linear'
     assert drawn([1, 2, 3], 'a=0,1e-4,1e-2')[0].get_xscale() == 'symlog'
+    assert axes.get_legend() is None
+    axes = drawn([1, 2], 'a=1,8')[0]
+    assert axes.get_xscale() == 'log' and [tick.get_text() for tick in axes.get_xticklabels()] == ['1', '8']
+    assert drawn([1, 2], 'a=1,7')[0].get_xscale() == 'linear'
+    axes, lines = drawn([0.0, 2], 'a=0,100')
+    assert axes.get_xscale() == 'linear' and list(lines.values()) == [([0, 100], [0, 2])]
 
 
 def test_picture_of_words(drawn):
@@ -75,6 +86,8 @@ def test_picture_of_words(drawn):
     assert list(lines.values()) == [([0.0, 1.0], [0.3, 0.1])]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ['cosine', 'constant']
     assert [line.get_linestyle() for line in axes.get_lines()] == ['None']  # no words lie between them
+    axes = drawn([0.3, 0.1], 'training.curriculum.enabled=true,false')[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ['true', 'false']
 
 
 def test_picture_of_a_grid(drawn):
@@ -83,3 +96,7 @@ def test_picture_of_a_grid(drawn):
     assert axes.get_xlabel() == 'training.lr'
     same = 'stages.{}.training.lr=1,2'.format
     assert set(drawn([1, 2, 3, 4], same('one'), same('two'))[1]) == {'two.lr 1', 'two.lr 2'}
+    assert axes.get_xlabel() == 'training.lr' and axes.get_legend() is not None
+    lines = drawn(range(24), 'model.kind=a,b,c,d,e,f,g,h,i,j,k,l', 'training.lr=1,2')[0].get_lines()
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12
+    assert drawn([1, 2, 3, 4, 5, 6], 'model.kind=a,b,c', 'training.lr=1,2')[0].get_xlabel() == 'training.lr'

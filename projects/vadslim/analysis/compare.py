@@ -266,9 +266,8 @@ def compare(a: Side, b: Side) -> Comparison:
             compared += 1
             counts += [] if torch.equal(pair[0].long(), pair[1].long()) else [name]
             pair = None
-        change = None if pair is None else relative_change(*pair)
+        change, of_a = (None, math.nan) if pair is None else relative_change(*pair)
         finite = change is None or math.isfinite(change)
-        of_a = relative_change(*pair, of_a=True) if pair is not None and finite else math.nan
         difference = TensorDifference(
             name, shapes, change if finite else None, finite, of_a if math.isfinite(of_a) else None
         )
@@ -319,20 +318,22 @@ def compare_groups(a: Structure | None, b: Structure | None) -> list[GroupDiffer
     return rows
 
 
-def relative_change(a: Tensor, b: Tensor, of_a: bool = False) -> float:
-    """||b - a|| / max(||a||, ||b||), or / ||a||, in float64; 0 for two zeros, NaN if something is not finite."""
+def relative_change(a: Tensor, b: Tensor) -> tuple[float, float]:
+    """||b - a|| / max(||a||, ||b||), and / ||a||, in float64; 0 for two zeros, NaN if something is not finite."""
     squares, same = torch.zeros(3, dtype=torch.float64), True
     for one, other in zip(a.reshape(-1).split(PIECE), b.reshape(-1).split(PIECE)):
         x, y = one.double(), other.double()
+        if torch.equal(x, y):
+            squares[1:] += x.square().sum()
+            continue
         same = same and bool(((x == y) | (x.isnan() & y.isnan())).all())
         squares += torch.stack([value.square().sum() for value in (y - x, x, y)])
     if same:
-        return 0.0
-    change, of_one, of_other = squares.sqrt().tolist()
-    if not math.isfinite(change):
-        return math.nan
-    reference = of_one if of_a else max(of_one, of_other)
-    return float(change / reference) if reference else math.nan
+        return 0.0, 0.0
+    change, of_a, of_b = squares.sqrt().tolist()
+    if not all(map(math.isfinite, (change, of_a, of_b))):
+        return math.nan, math.nan
+    return change / max(of_a, of_b), change / of_a if of_a else math.nan
 
 
 def _shared_values(a: Side, b: Side, name: str) -> tuple[Tensor, Tensor] | None:

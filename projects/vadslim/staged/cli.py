@@ -6,6 +6,7 @@ import argparse
 import errno
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -145,7 +146,7 @@ def _again(argv: Sequence[str], options: argparse.Namespace) -> str:
     words = list(argv)
     if options.resume not in (None, 'latest') and (latest := Path(options.resume).with_name(LATEST)).is_file():
         words = [word.replace(options.resume, str(latest)) for word in words]
-    program = sys.argv[0]
+    program = re.sub(r'train_(structural|dense)\.py$', 'train_stages.py', sys.argv[0])  # whose arguments these are
     return shlex.join([*(['python'] if program.endswith('.py') else []), program, *words])
 
 

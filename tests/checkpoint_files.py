@@ -109,7 +109,7 @@ def assert_in_format(content):
     assert type(content['epoch']) is int and content['epoch'] == content['meta']['epoch']
     assert content['metric'] is None or type(content['metric']) is float
     assert type(content['config']) is dict and 'type' in content['config']['model']
-    assert {'stage', 'timestamp', 'metric'} == set(content['metadata'])
+    assert {'stage', 'timestamp', 'metric'} == {*content['metadata']} - {'command'}
     assert content['timestamp'] == content['metadata']['timestamp']
     assert datetime.fromisoformat(content['timestamp']).tzinfo is not None
     assert not {'cfg', 'config'} & {*content['meta'], *content.get('message_hub', {}).get('runtime_info', {})}

@@ -202,7 +202,12 @@ def load_checkpoint(path: StrPath, map_location: Any = 'cpu') -> dict[str, Any]:
     if checkpoint and all(isinstance(value, torch.Tensor) for value in checkpoint.values()):
         checkpoint = {'state_dict': names_of_today(checkpoint)}
     _defuse(checkpoint, file)
-    return from_old_layout(checkpoint, file.name) or checkpoint
+    checkpoint = from_old_layout(checkpoint, file.name) or checkpoint
+    state = checkpoint.get('state_dict')
+    odd = next((name for name in state if not isinstance(name, str)), '') if isinstance(state, dict) else ''
+    if odd != '':
+        raise CheckpointError(f'{file}: a tensor of its state_dict has no text for a name: {odd!r:.40}')
+    return checkpoint
 
 
 def register_loader() -> None:

@@ -8,7 +8,7 @@ An MMEngine checkpoint (``state_dict``, ``optimizer``, ``param_schedulers``, ``m
 ``metric``      the best value so far of the validation's metric, None before there is one
 ``config``      what the run was configured with, as plain data: never Python text, nothing to be executed
 ``metadata``    ``stage`` (of a staged run; ``prune``, ``sparse`` of other commands; or None), ``timestamp`` (ISO
-                8601), ``metric`` (the name of the metric)
+                8601), ``metric`` (the name of the metric), ``command`` (true where the stage is a command)
 ``timestamp``   the same as the metadata's
 ==============  ====================================================================================================
 
@@ -67,7 +67,9 @@ def write_checkpoint(content: Mapping[str, Any], path: StrPath, **labels: Any) -
         CheckpointError: the folder is missing or not writable, or the disk is full.
     """
     epoch = content['meta'].get('epoch')  # of somebody else's file, if it was copied
-    save_checkpoint({**content, **label(epoch if type(epoch) is int else None, **labels)}, path)
+    labelled = label(epoch if type(epoch) is int else None, **labels)
+    labelled['metadata']['command'] = True  # a stage of a staged run may have the name of a command
+    save_checkpoint({**content, **labelled}, path)
 
 
 def load_any(path: StrPath) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def load_any(path: StrPath) -> dict[str, Any]:
         'version': version if type(version) is int else 0,
         'epoch': epoch if type(epoch) is int else None,
         'metric': _number(content.get('metric', _mapping(hub.get('runtime_info')).get('best_score'))),
-        'config': held_config(content),
+        'config': _readable_config(content),
         'metadata': {'metric': None, **metadata, 'stage': stage, 'timestamp': time},
         'timestamp': time,
     }
@@ -117,6 +119,13 @@ def held_config(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
     return config_from_text(text) if isinstance(text, str) else None
 
 
+def _readable_config(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    try:
+        return held_config(checkpoint)
+    except ValueError:  # a text that is no JSON
+        return None
+
+
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Copy a config of dicts, lists, tuples, texts, numbers, booleans and None; None if it holds anything else."""
     try:
@@ -133,7 +142,10 @@ def config_from_text(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is not a JSON object.
     """
-    data = _decode(json.loads(text))
+    try:
+        data = _decode(json.loads(text))
+    except RecursionError:
+        raise ValueError('nested too deeply') from None
     if not isinstance(data, dict):
         raise ValueError('not a JSON object')
     return data

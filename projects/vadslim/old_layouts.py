@@ -86,13 +86,13 @@ def names_of_today(weights: Mapping[str, Any]) -> dict[str, Any]:
 
     The key points' head was called ``junction``; in a file of two halves the heads are the decoder's.
     """
-    names = {name: str(name) for name in weights}
+    names = {name: name for name in weights}
     if 'skeleton' in _words(weights):
-        for name in names:
-            today = re.sub(r'(?<![^._])junctions?(?![^._])', 'keypoints', str(name))
+        for name in filter(lambda name: isinstance(name, str), weights):
+            today = re.sub(r'(?<![^._])junctions?(?![^._])', 'keypoints', name)
             names[name] = re.sub(r'^decoder\.(?=heads\.)', '', today)
-        if len(set(names.values())) < len(weights):  # it has both
-            names = {name: str(name) for name in weights}
+    if len(set(names.values())) < len(weights):  # it has both
+        return dict(weights)
     return {names[name]: value for name, value in weights.items()}
 
 

@@ -160,7 +160,7 @@ def open_step(
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(13, 'Permission denied')
-        _lock(folder)
+        lock(folder)
     except OSError as error:
         raise StepError(f'{folder}: cannot be written: {error.strerror}') from None
     try:
@@ -189,8 +189,12 @@ def _take(folder: Path, name: str, recipe: str, overwrite: bool, leaves: Sequenc
     return Step(name, folder, recipe, resumed)
 
 
-def _lock(folder: Path) -> None:
-    """Keep other commands out of a folder until its step is finished, or this command ends."""
+def lock(folder: Path) -> None:
+    """Keep other commands out of a folder until its step is finished, or this command ends.
+
+    Raises:
+        UserError: one is at work in it.
+    """
     try:
         why_not = hold(folder)
     except LockedError as error:

@@ -8,8 +8,9 @@ from stage_toys import write_stages
 
 from vadslim.checkpoint import load_checkpoint
 from vadslim.cli import UserError
-from vadslim.staged import cli
-from vadslim.staged.resume import check_resumable, differences, shorten
+from vadslim.staged import cli, run
+from vadslim.staged.resume import check_resumable, differences, shorten, workers_note
+from vadslim.testing import ToyAccuracy
 
 
 def test_differences():
@@ -32,6 +33,50 @@ def test_what_cannot_be_resumed():
     ]:
         with pytest.raises(UserError, match=words):
             check_resumable(checkpoint, Path('x.pth'), stage, epochs, changed)
+
+
+def test_an_older_epoch_with_other_settings(tmp_path, monkeypatch, capsys):
+    """What came after it is not of this run: neither its best checkpoint nor what a kill would go on from."""
+    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
+    monkeypatch.chdir(tmp_path)
+    write_stages(tmp_path)
+    values = [0.1, 0.2, 0.3, 0.9]
+    monkeypatch.setattr(ToyAccuracy, 'compute_metrics', lambda *_: {'accuracy': values.pop(0)})
+    stage = tmp_path / 'out' / 'one'
+    assert cli.main(['toy.py', '--stage', 'one', '--epochs', '4']) == 0
+    third, best = stage / 'checkpoint_epoch3.pth', stage / 'checkpoint_best.pth'
+    later = {name: (stage / name).read_bytes() for name in ('checkpoint_best.pth', 'checkpoint_epoch4.pth')}
+    assert load_checkpoint(best)['epoch'] == 4
+    settings = ['--epochs', '5', '--lr', '1e-4']
+    with monkeypatch.context() as patch:
+        patch.setattr(run, 'open_step', stop)  # a kill just then
+        assert cli.main(['--resume', str(third), *settings]) == 130
+    names = 'checkpoint_best.pth, checkpoint_epoch4.pth, checkpoint_latest.pth'
+    line = f'{stage}: goes back to epoch 3; of other settings, and moved to replaced_1: {names}\n'
+    assert capsys.readouterr().err.count(line) == 1
+    values += [0.25, 0.28]
+    assert cli.main(['toy.py', '--stage', 'one', '--resume', *settings]) == 0
+    err = capsys.readouterr().err
+    assert f'goes on from {stage / "checkpoint_latest.pth"}; other settings' in err and 'replaced' not in err
+    assert {name: (stage / 'replaced_1' / name).read_bytes() for name in later} == later
+    held = {name: load_checkpoint(stage / f'checkpoint_{name}.pth') for name in ('best', 'epoch4', 'epoch5', 'latest')}
+    assert [(held['epoch'], held['metric']) for held in held.values()] == [(3, 0.3), (4, 0.3), (5, 0.3), (5, 0.3)]
+    assert not third.exists()  # the last two are kept
+    values += [0.5]
+    assert cli.main(['toy.py', '--stage', 'one', '--overwrite', '--epochs', '1']) == 0
+    assert not (stage / 'replaced_1').exists()
+
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+def test_another_number_of_workers():
+    old, new = ({'train_dataloader': {'num_workers': workers}} for workers in (0, 2))
+    assert workers_note(old, new).startswith('train_dataloader.num_workers 0 -> 2: random augmentations')
+    assert workers_note(old, old) is workers_note(None, new) is None
+    data = [{'task': task, 'data': {'num_workers': workers}} for task in ('other', 'ink') for workers in (1, 4)]
+    assert workers_note(*data[:2]).startswith('data.num_workers 1 -> 4') and workers_note(*data[2:]) is None
 
 
 def test_more_epochs(tmp_path, monkeypatch, capsys):

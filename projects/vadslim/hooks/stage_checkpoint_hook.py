@@ -97,6 +97,8 @@ class StageCheckpointHook(CheckpointHook):
                 remove_leftovers(path)
         if not (self._own and epoch):
             return
+        if self.save_best and not (self.folder / BEST).is_file():
+            self._take_for_best(runner)
         if self.save_best and 'best_score' not in hub.runtime_info:
             best = self._read_best(epoch)
             if best is not None:
@@ -162,6 +164,17 @@ class StageCheckpointHook(CheckpointHook):
         kept = sorted(number for number in numbered(self.folder) if number <= epoch)
         for number in kept[: -self.keep_last_n] if self.keep_last_n else []:
             (self.folder / EPOCH.format(number)).unlink()
+
+    def _take_for_best(self, runner: Runner) -> None:
+        """Where the best checkpoint is gone, which the score is of, let the resumed one be it, if it was validated."""
+        hub, name = runner.message_hub, self.key_indicators[0]
+        validated = hub.runtime_info.get(VALIDATED) == runner.epoch
+        value = (hub.runtime_info.get(METRICS) or {}).get(name) if validated else None
+        hub.runtime_info.pop('best_score', None)
+        if value is not None:
+            hub.update_info('best_score', value)
+            if is_main_process():
+                same_file(Path(runner._load_from), self.folder / BEST)
 
     def _read_best(self, epoch: int) -> float | None:
         """The metric of the best checkpoint in the folder, if it is of this metric and not of a later epoch."""

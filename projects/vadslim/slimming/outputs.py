@@ -77,7 +77,7 @@ def write_slim(content: Mapping[str, Any], path: Path, network: Network) -> None
     """
     try:
         config = held_config(network.checkpoint)
-    except (ValueError, RecursionError):  # a text that is no JSON; nothing here needs it
+    except ValueError:  # a text that is no JSON; nothing here needs it
         config = None
     write_checkpoint(content, path, config=config or network.cfg.to_dict(), stage=STAGE)
 

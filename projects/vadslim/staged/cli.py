@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vadslim.cli import UserError, run, say, was_interrupted
+from vadslim.staged.extends import YAML, read_config
 from vadslim.staged.flags import overrides_of, parse_args
 from vadslim.staged.tasks import import_tasks
 
@@ -33,11 +34,12 @@ def _run(argv: Sequence[str]) -> int | None:
     overrides = overrides_of(options)
     from vadslim.launch import choose_machine, torchrun
 
-    device = overrides.get('device.type')
-    if device == 'xpu':
-        raise UserError('--device xpu: MMEngine has no such device; cuda or cpu is needed')
-    # before anything imports MMEngine
-    machine = choose_machine(options.gpus, options.gpu_ids, options.launcher, device)
+    device, said = _device(options, overrides)
+    try:
+        # before anything imports MMEngine
+        machine = choose_machine(options.gpus, options.gpu_ids, options.launcher, device)
+    except UserError as error:
+        raise UserError(str(error).replace('--device', said)) from None
     try:
         if machine.processes:
             return torchrun('vadslim.staged.cli', argv, machine.processes)
@@ -50,6 +52,36 @@ def _run(argv: Sequence[str]) -> int | None:
         if (was_interrupted(error) or _was_ended(error)) and 'TORCHELASTIC_RUN_ID' not in os.environ:
             say(f'to go on: {_again(argv, options)}')
         raise
+
+
+def _device(options: argparse.Namespace, overrides: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The device that the stages shall run on, and where that was said. A Python config does not say it."""
+    given, is_yaml = overrides.get('device.type'), str(options.config).lower().endswith(YAML)
+    path = None if options.resume in (None, 'latest') else Path(options.resume)
+    if given is not None or not (is_yaml or (path and not options.config)):
+        return given, '--device'
+    from vadslim.staged.settings import resolve
+
+    saved, name = None, options.stage
+    if path is not None:
+        from vadslim.checkpoint import load_checkpoint
+        from vadslim.checkpoint_format import held_config
+
+        checkpoint = load_checkpoint(path)
+        saved, name = held_config(checkpoint), (checkpoint.get('metadata') or {}).get('stage')
+        if not options.config and (saved is None or saved.get('task') is None):
+            return None, ''
+    stages = resolve(options.config, overrides, saved, name if path else None).select(name, options.run_all_stages)
+    devices = {stage.device: stage.name for stage in stages}
+    if len(devices) > 1:
+        wanted = ', '.join(f'{stage}: {device or "null"}' for device, stage in devices.items())
+        raise UserError(f'{options.config}: device.type differs between stages ({wanted}): run them one by one')
+    (device,) = devices
+    if not is_yaml or device is None:
+        return device, f'{path}: device.type'
+    source = read_config(Path(options.config))
+    keys = (*(f'stages.{stage.name}.device.type' for stage in stages), 'device.type')
+    return device, f'{source.where(next((key for key in keys if key in source.lines), ""))}: device.type'
 
 
 def _stages(options: argparse.Namespace, overrides: dict[str, Any], launcher: str) -> None:
@@ -91,7 +123,10 @@ def _resumed(path: Path, asked: str | None, config: str | None) -> tuple[Mapping
         raise UserError(f'{path}: does not say which stage it is of; it is none of train_stages.py')
     if asked not in (None, name):
         raise UserError(f'--stage {asked}: {path} is of stage {name}')
-    held = held_config(checkpoint)
+    try:
+        held = held_config(checkpoint)
+    except ValueError as error:
+        raise UserError(f'{path}: its config cannot be read ({error})') from None
     model = (held or {}).get('model')
     if isinstance(model, Mapping) and 'type' in model:  # an MMEngine config, which names what is to be built
         try:

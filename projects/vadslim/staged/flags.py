@@ -23,7 +23,7 @@ _HELP = {
     'epochs': ('N', 'epochs of each stage that runs'),
     'batch_size': ('N', 'samples in a batch'),
     'save_dir': ('DIR', "a stage's files go to DIR/NAME"),
-    'device': ('TYPE', 'cuda, xpu or cpu (the first that is there)'),
+    'device': ('TYPE', 'cuda or cpu (cuda if there is one)'),
     'seed': ('N', 'random seed'),
     'num_workers': ('N', 'data loading processes'),
 }
@@ -97,13 +97,22 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: a key is set twice, or a text of ``--set`` is none.
     """
-    given = {key: value for name, key in FLAGS.items() if (value := getattr(options, name, None)) is not None}
+    given: dict[str, Any] = {
+        key: value for name, key in FLAGS.items() if (value := getattr(options, name, None)) is not None
+    }
     for text in options.set:
         key, value = split_setting(text)
         if key in given:
             raise UserError(f'--set {text}: {key} is given twice')
-        given[key] = value
+        given[key] = Typed(value)
+        given[key].option = f'--set {key}'
     return given
+
+
+class Typed(str):
+    """A text of ``--set``, which knows the option that errors are to name: its key may get shorter on the way."""
+
+    option: str
 
 
 def split_setting(text: str) -> tuple[str, str]:
@@ -114,6 +123,8 @@ def split_setting(text: str) -> tuple[str, str]:
     return key, value
 
 
-def option_of(key: str) -> str:
-    """The option that sets a key, for errors."""
+def option_of(key: str, value: Any = None) -> str:
+    """The option that sets a key to a value, for errors."""
+    if isinstance(value, Typed):
+        return value.option
     return next((f'--{name}' for name, other in FLAGS.items() if other == key), f'--set {key}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -13,8 +14,11 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
-from vadslim.cli import UserError
+from vadslim.checkpoint import load_checkpoint
+from vadslim.cli import UserError, say
+from vadslim.hooks.checkpoint_hook import LATEST
 from vadslim.hooks.fine_tune_hook import keep_moments
+from vadslim.hooks.stage_checkpoint_hook import BEST, EPOCH, numbered, same_file
 
 #: settings on which no result of a training depends: of sections, and of MMEngine configs
 NOT_RESULTS = (
@@ -87,6 +91,49 @@ def check_resumable(checkpoint: Mapping[str, Any], path: Path, stage: str, epoch
     done = checkpoint['meta']['epoch']
     if epochs is not None and (done > epochs or (changed and done == epochs)):
         raise UserError(f'{path}: has {done} epochs, the stage shall have {epochs}; more are needed (--epochs N)')
+
+
+def set_aside(folder: Path, resumed: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Let a stage's folder be what it was when a checkpoint was written that other settings go on from.
+
+    Checkpoints of later epochs, and a best one that this one does not know, are moved to ``replaced_1`` (2, ...): they
+    are not of the run that begins now. The resumed one becomes the latest: a kill that follows goes on from it.
+
+    Args:
+        folder: the stage's.
+        resumed: the checkpoint, in this folder or elsewhere.
+        checkpoint: what it holds.
+    """
+    epoch, latest, best = checkpoint['meta']['epoch'], folder / LATEST, folder / BEST
+    number = next(number for number in itertools.count(1) if not (folder / f'replaced_{number}').exists())
+    kept = folder / f'replaced_{number}'
+    theirs = [folder / EPOCH.format(later) for later in numbered(folder) if later > epoch]
+    if best.is_file():
+        found = load_checkpoint(best)
+        if found.get('metric') != checkpoint.get('metric') or (found.get('meta') or {}).get('epoch', 0) > epoch:
+            theirs.append(best)
+    if latest.is_file() and not latest.samefile(resumed):
+        kept.mkdir()
+        same_file(latest, kept / LATEST)
+        same_file(resumed, latest)  # first: it is what a command that is given again goes on from
+    for path in theirs:
+        kept.mkdir(exist_ok=True)
+        path.rename(kept / path.name)
+    if kept.is_dir():
+        names = ', '.join(sorted(path.name for path in kept.iterdir()))
+        say(f'{folder}: goes back to epoch {epoch}; of other settings, and moved to {kept.name}: {names}')
+
+
+def workers_note(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str | None:
+    """Tell if another number of data-loading workers changes what they draw: each has a generator of its own.
+
+    The pictures of the task ink follow from their numbers alone.
+    """
+    theirs, ours = dict(_leaves(saved or {})), dict(_leaves(now))
+    for key in () if now.get('task') == 'ink' else ('data.num_workers', 'train_dataloader.num_workers'):
+        if key in theirs and theirs[key] != ours.get(key):
+            return f'{key} {theirs[key]} -> {ours.get(key)}: random augmentations are others than without this change'
+    return None
 
 
 class NewSettings(Hook):

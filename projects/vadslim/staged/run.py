@@ -33,9 +33,17 @@ from vadslim.launch import adapt_to_device, on_rank_0
 from vadslim.old_layouts import is_old_layout, outside_of_halves
 from vadslim.slimming.training import LEAVES, LastMetrics
 from vadslim.staged.kinds import COMMANDS, Command, check_options
-from vadslim.staged.resume import NewSettings, SameBuffers, check_resumable, differences, shorten
+from vadslim.staged.resume import (
+    NewSettings,
+    SameBuffers,
+    check_resumable,
+    differences,
+    set_aside,
+    shorten,
+    workers_note,
+)
 from vadslim.staged.settings import BEST, RANDOM, Plan, Stage, initial_checkpoint
-from vadslim.stages import DONE, OtherRecipeError, Step, open_step
+from vadslim.stages import DONE, MARK, OtherRecipeError, Step, lock, open_step
 
 CONFIG = 'config.py'  # of a stage, resolved: what other commands take
 #: keys of a config on which no result depends
@@ -81,6 +89,8 @@ def run_stages(
         latest = (goes_on or on_rank_0(partial(find_latest, stage.folder))) if resume else None
         source = _source(plan, stage, left, latest)
         if stage.kind == 'train':
+            for line in stage.notes:
+                say(f'stage {stage.name}: {line}')
             done.append(train(stage, source, launcher, overwrite, resume, goes_on))
         else:
             done.append(command(stage, source, launcher, overwrite, COMMANDS[stage.kind]))
@@ -183,6 +193,9 @@ def _begin(
             raise UserError(f'{latest}: is of another program, in its folder; choose another by --save_dir')
         changes = _changes(stage, checkpoint)
         check_resumable(checkpoint, latest, stage.name, cfg.train_cfg.get('max_epochs'), bool(changes))
+        if changes and (stage.folder / MARK).is_file():
+            lock(stage.folder)
+            set_aside(stage.folder, latest, checkpoint)
     elif adopt:
         say(f'{stage.folder}: nothing to resume from, training starts at epoch 0')
     if overwrite and source is not None:
@@ -224,6 +237,8 @@ def _runner(stage: Stage, cfg: Config, source: Path | None, latest: Path | None,
     if latest is not None:
         changes = _changes(stage, checkpoint)
         say(f'stage {stage.name}: goes on from {latest}' + (f'; other settings: {shorten(changes)}' if changes else ''))
+        if note := workers_note(held_config(checkpoint), plain_config(stage.settings) or {}):
+            say(f'stage {stage.name}: {note}')
         hooks = [NewSettings()] if changes and not is_old_layout(checkpoint) else []  # those follow them anyway
     adapt_to_device(cfg, launcher)
     object.__setattr__(cfg, '_filename', CONFIG)  # the name under which the Runner writes it into the folder
@@ -383,7 +398,7 @@ def _open(
     saver = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     recipe['best'] = [saver.get(key) for key in ('save_best', 'rule')]
     inputs = {'init_from': source} if source else {}
-    leaves = [*LEAVES, 'checkpoint_*.pth', 'structure.json', CONFIG, 'pictures', 'tensorboard']
+    leaves = [*LEAVES, 'checkpoint_*.pth', 'structure.json', CONFIG, 'pictures', 'tensorboard', 'replaced_*']
     empty = stage.kind == 'train' and find_latest(stage.folder) is None and not (stage.folder / DONE).exists()
     name = f'stage {stage.name}'
     return open_step(stage.folder, name, {'config': recipe, **(more or {})}, inputs, overwrite or empty, leaves, adopt)

@@ -81,12 +81,12 @@ def command_line(schema: Schema, over: Mapping[str, Any]) -> dict[str, Any]:
         if key not in schema.settings:
             if key in schema.sections:
                 raise UserError(
-                    f'{option_of(key)}: a mapping of settings; set them one by one, such as {key}.KEY=VALUE'
+                    f'{option_of(key, value)}: a mapping of settings; set them one by one, such as {key}.KEY=VALUE'
                 )
-            raise UserError(f'{option_of(key)}: there is no such setting{schema.hint(key, ("init_from",))}')
+            raise UserError(f'{option_of(key, value)}: there is no such setting{schema.hint(key, ("init_from",))}')
         setting = schema.settings[key]
         try:
             values[key] = setting.read(value) if isinstance(value, str) else setting.check(value)
         except (ValueError, OverflowError):
-            raise UserError(f'{option_of(key)} {value}: {setting.allowed} is needed') from None
+            raise UserError(f'{option_of(key, value)} {value}: {setting.allowed} is needed') from None
     return values

@@ -47,7 +47,8 @@ class Stage:
         init_from: a checkpoint, or what :func:`initial_checkpoint` finds by it.
         init_given: ``init_from`` is the command line's.
         options: for the kind, as it names them.
-        device: cuda, xpu or cpu; None: the first of these that is there.
+        device: cuda or cpu; None: cuda if there is one.
+        notes: lines that the user should read when it is trained.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Stage:
     init_given: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -135,12 +137,18 @@ def resolve(
     for name, entry in stages.items():
         over = {**general, **own[name]}
         init_from = over.pop('init_from', None)
+        init_from = None if init_from is None else str(init_from)
         options = {key: over.pop(key) for key in own[name] if key.split('.')[0] == 'options'}
         rest, head = _split_entry(entry, f'{source.where(f"stages.{name}")}: stages.{name}')
         _set_options(head, options, f'--set stages.{name}')
         settings, folder, device = _settings(content, name, rest, over, saved if name == resumed else {})
         head['init_from'] = init_from or head['init_from']
-        made.append(Stage(name, settings=settings, folder=folder, init_given=bool(init_from), device=device, **head))
+        lines = content.schedules.get(name, []) if isinstance(content, PythonConfig) else []
+        made.append(
+            Stage(
+                name, settings=settings, folder=folder, init_given=bool(init_from), device=device, notes=lines, **head
+            )
+        )
     if isinstance(content, Sections):
         return Plan(source.name, content.task, made, notes + content.notes)
     return Plan(source.name, None, made, notes)

@@ -15,7 +15,7 @@ from .schema import Schema, Setting, flag, number, text, whole
 #: what the runs of every task are made of; the run itself reads these
 COMMON: dict[str, Setting] = {
     'seed': whole(0, low=0, high=2**31 - 1),
-    'device.type': text(None, 'cuda', 'xpu', 'cpu', optional=True),  # null: the first of these that is there
+    'device.type': text(None, 'cuda', 'cpu', optional=True),  # null: cuda if there is one
     'training.lr': number(1e-3, above=True),
     'training.batch_size': whole(32),
     'training.epochs': whole(50),

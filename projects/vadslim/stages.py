@@ -30,6 +30,10 @@ class StepError(UserError):
     """A folder that a step cannot use; the message is one line for the user."""
 
 
+class OtherRecipeError(StepError):
+    """It holds the results of another recipe."""
+
+
 @dataclass(frozen=True)
 class Step:
     """An opened step.
@@ -172,7 +176,7 @@ def _take(folder: Path, name: str, recipe: str, overwrite: bool, leaves: Sequenc
     resumed = mark is not None and mark.get('recipe') == recipe
     if mark is not None and not resumed and not adopt:
         if not overwrite:
-            raise StepError(
+            raise OtherRecipeError(
                 f'{folder}: holds the results of another {mark.get("name", "step")} (config, flags or inputs '
                 'differ); choose another folder or give --overwrite'
             )

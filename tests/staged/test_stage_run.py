@@ -88,7 +88,10 @@ def test_what_is_done_is_reused(copied, capsys):
 
 def test_other_settings(copied, capsys):
     before = everything(copied)
-    says_one_line(capsys, ['toy.py', '--stage', 'one', '--lr', '1e-4'], 'differ', '--overwrite')
+    changed = 'out/one: holds a run with other settings (optim_wrapper.optimizer.lr 0.002 -> 0.0001); --resume goes on'
+    says_one_line(capsys, ['toy.py', '--stage', 'one', '--lr', '1e-4'], changed, '--overwrite')
+    says_one_line(capsys, ['toy.py', '--stage', 'two', '--init_from', 'random'], 'inputs differ', '--overwrite')
+    says_one_line(capsys, ['toy.py', '--stage', 'two', '--init_from', 'toy.py', '--overwrite'], 'toy.py: ')
     says_one_line(capsys, ['toy.py', '--stage', 'two', '--resume', '--overwrite'], 'choose one')
     assert everything(copied) == before
     mine = copied / 'out' / 'two' / 'mine.txt'

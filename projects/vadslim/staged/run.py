@@ -43,7 +43,7 @@ from vadslim.staged.resume import (
     workers_note,
 )
 from vadslim.staged.settings import BEST, RANDOM, Plan, Stage, initial_checkpoint
-from vadslim.stages import DONE, MARK, Step, lock, open_step
+from vadslim.stages import DONE, MARK, OtherRecipeError, Step, lock, open_step
 
 CONFIG = 'config.py'  # of a stage, resolved: what other commands take
 #: keys of a config on which no result depends
@@ -201,7 +201,19 @@ def _begin(
             set_aside(stage.folder, latest, checkpoint)
     elif adopt:
         say(f'{stage.folder}: nothing to resume from, training starts at epoch 0')
-    step = _open(stage, cfg, source, overwrite, adopt=adopt)
+    if overwrite and source is not None:
+        experiment.weights_of(load_checkpoint(source), source)  # before anything is cleared
+    try:
+        step = _open(stage, cfg, source, overwrite, adopt=adopt)
+    except OtherRecipeError:
+        kept = find_latest(stage.folder)
+        changes = _changes(stage, load_checkpoint(kept)) if kept else []
+        if not changes:
+            raise
+        raise UserError(
+            f'{stage.folder}: holds a run with other settings ({shorten(changes)}); --resume goes on with it, '
+            '--overwrite clears it, --save_dir names another folder'
+        ) from None
     return step, None if step.done else latest or find_latest(stage.folder)
 
 

@@ -143,6 +143,11 @@ def test_what_the_results_of_a_point_depend_on(config, started, tmp_path):
     _, inputs, command = recipe('--init_from', 'other.pth')
     assert [str(path) for path in inputs.values()] == ['other.pth']
     assert not any('stages.dense.init_from' in word for word in command)
+    (tmp_path / 'p.yaml').write_text('stages: [{name: p, kind: prune, options: {pruning_ratio: 0.5}}]')
+    started.clear()
+    argv = ['--config', str(tmp_path / 'p.yaml'), '--init_from', 'other.pth', '--run-all-stages', '--set', 'seed=1']
+    assert main(argv) == 0
+    assert started[0][0][0].recipe[0]['options'] == {'pruning_ratio': 0.5}
 
 
 def test_srun_is_that_of_slurm_train(monkeypatch):
@@ -180,7 +185,7 @@ def test_slurm(config, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr()
     last = said.err.splitlines()[-1]
     assert last == 'error: lr=0.5: failed (exit code 3): out of memory; its log is out/lr=0.5/sweep.log'
-    assert 'curves: tensorboard --logdir out/tensorboard' in said.err
+    assert 'curves: tensorboard --logdir out/tensorboard\n' in said.err
     with (tmp_path / 'out' / 'sweep.csv').open(newline='') as file:
         assert [row['state'] for row in csv.DictReader(file)] == ['done', 'failed', 'done']
     lines = (tmp_path / 'srun_calls').read_text().splitlines()

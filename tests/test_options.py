@@ -32,9 +32,10 @@ def test_options_that_exist_are_taken(toy):
         'custom_hooks.0.type': 'vadslim.RandomStateHook',
         'default_hooks.checkpoint.max_keep_ckpts': '1',
         'load_from': 'None',
+        'visualizer': "{'type': 'Visualizer', 'name': 'x'}",  # None in the config
     }
     merge_texts(cfg, [f'{key}={text}' for key, text in texts.items()])
-    assert cfg.model.hidden == 8
+    assert cfg.model.hidden == 8 and cfg.visualizer == {'type': 'Visualizer', 'name': 'x'}
     assert cfg.optim_wrapper.optimizer.betas == (0.5, 0.9)
     assert cfg.optim_wrapper.paramwise_cfg.custom_keys == {'conv1': {'lr_mult': 0.1}, 'ffn': {'lr_mult': 0.5}}
     assert cfg.find_unused_parameters is True
@@ -44,7 +45,16 @@ def test_options_that_exist_are_taken(toy):
 
 
 @pytest.mark.parametrize(
-    'text', ['model', '=3', 'model.hidden=[[1]', 'model.hiden=3', 'train_cfg.max_epochs.x=3', 'model=[dict(a=1,b=2)]']
+    'text',
+    [
+        'model',
+        '=3',
+        'model.hidden=[[1]',
+        'model.hiden=3',
+        'train_cfg.max_epochs.x=3',
+        'model=[dict(a=1,b=2)]',
+        'model={1',
+    ],
 )
 def test_what_is_no_option_is_refused(toy, text):
     cfg = load_config(toy)

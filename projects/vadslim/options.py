@@ -1,5 +1,6 @@
 """Configs from the command line: reading them, and ``--cfg-options`` that must name something."""
 
+import ast
 import difflib
 import functools
 import inspect
@@ -92,12 +93,13 @@ def merge_texts(cfg: Config, texts: Sequence[str]) -> None:
         if not key or not equals:
             raise UserError(f'--cfg-options {text}: write key=value')
         try:
-            merge_options(cfg, {key: DictAction._parse_iterable(value)})
+            is_dict = value.lstrip().startswith('{')
+            merge_options(cfg, {key: ast.literal_eval(value.strip()) if is_dict else DictAction._parse_iterable(value)})
         except (AssertionError, ValueError, SyntaxError) as error:
             raise UserError(f'--cfg-options {text}: the value cannot be read ({error})') from None
         except RecursionError:  # what MMEngine's reader does at dict(...)
             raise UserError(
-                f'--cfg-options {text}: only numbers, texts and lists of them; a dict needs a config'
+                f'--cfg-options {text}: only numbers, texts, lists of them and {{...}}; more needs a config'
             ) from None
 
 
@@ -118,6 +120,8 @@ def merge_options(cfg: Config, options: Mapping[str, Any] | None, source: str = 
             near = difflib.get_close_matches(key, list(_keys(cfg)), n=1, cutoff=0.0)
             hint = f'; the nearest key is {near[0]}' if near else ''
             raise UserError(f'{source} {key}: there is no such key{hint}')
+        if not missing and isinstance(value, Mapping) and _at(cfg, key.split('.')) is None:
+            value = {'_delete_': True, **value}  # nothing to merge with, which MMEngine takes for a mistake
         places = {key: value}
         if not missing:
             places |= _uses(cfg, key, value, source)

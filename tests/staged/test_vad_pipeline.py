@@ -32,6 +32,9 @@ def test_the_published_recipe():
     rates = [stage.settings['optim_wrapper']['optimizer']['lr'] for stage in stages]
     assert rates[:2] == [2e-4, 2e-4] and rates[3] == 2e-5
     assert {stage.settings['data_root'] for stage in stages} == {'data/nuscenes/'}
+    pretrained = {'stages.stage_1.model.pretrained': '{img: r50.pth}'}  # as the config's header says
+    given = resolve(CONFIGS / 'vad_pipeline.py', pretrained).stages
+    assert [stage.settings['model']['pretrained'] for stage in given] == [{'img': 'r50.pth'}, *[None] * 4]
     moved = resolve(CONFIGS / 'vad_pipeline.py', {'data_root': 'd/'}).stages
     assert {stage.settings['test_dataloader']['dataset']['data_root'] for stage in moved} == {'d/'}
 

@@ -1,6 +1,7 @@
 """What checkpoints and info files hold."""
 
 from collections import OrderedDict
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -100,6 +101,18 @@ def mmcv_like(model, epoch=2, iteration=8):
         'hook_msgs': {'last_ckpt': 'work_dirs/VAD_tiny_stage_2/epoch_1.pth'},
     }
     return {'meta': meta, 'state_dict': weights, 'optimizer': state}
+
+
+def assert_in_format(content):
+    """What stands at the top level of every checkpoint that is written."""
+    assert content['version'] == 2 and type(content['state_dict']).__name__ in ('dict', 'OrderedDict')
+    assert type(content['epoch']) is int and content['epoch'] == content['meta']['epoch']
+    assert content['metric'] is None or type(content['metric']) is float
+    assert type(content['config']) is dict and 'type' in content['config']['model']
+    assert {'stage', 'timestamp', 'metric'} == {*content['metadata']} - {'command'}
+    assert content['timestamp'] == content['metadata']['timestamp']
+    assert datetime.fromisoformat(content['timestamp']).tzinfo is not None
+    assert not {'cfg', 'config'} & {*content['meta'], *content.get('message_hub', {}).get('runtime_info', {})}
 
 
 def one_line(error):

@@ -1,9 +1,11 @@
 """One line for a user's mistake, wherever it was found."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
@@ -183,3 +185,35 @@ def loading(tmp_path_factory):
 @pytest.mark.parametrize('place', PLACES)
 def test_a_signal_amid_loading_has_no_other_words(loading, name, place):
     assert loading[f'{place}.{name}'] == SIGNALS[name]
+
+
+OUTPUT = """
+import sys
+
+from vadslim import cli
+
+
+def main(argv):
+    print('much' * int(argv[0]))
+    return 3
+
+
+sys.exit(cli.run(main))
+"""
+
+
+@pytest.mark.parametrize('size', ['1', '100000'])
+def test_output_that_cannot_be_written(size):
+    """A full disk, a pipe that nobody reads, no output at all; told at once, or when all is flushed."""
+    command = ['env', '-u', 'PYTHONUNBUFFERED', sys.executable, '-c', OUTPUT, size]
+    with Path('/dev/full').open('w') as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    expected = 'error: the output, or a file: cannot be written: No space left on device\n'
+    assert (done.returncode, done.stderr) == (2, expected)
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (141, '')
+    done = subprocess.run(['sh', '-c', '"$@" >&-', 'sh', *command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (3, '')

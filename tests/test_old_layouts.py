@@ -99,7 +99,10 @@ def test_the_manager(tmp_path):
             {**SCRIPT, 'scheduler_state_dict': COSINE, 'config': STRUCTURAL},
             'best.pth',
             {
-                'config': {'model': {'embed_dim': 128, 'num_layers': 4}, 'training': {'mask_ratio': 0.6}},
+                'config': {
+                    'model': {'embed_dim': 128, 'num_layers': 4, 'full_heads': False},
+                    'training': {'mask_ratio': 0.6, 'scheduler': 'cosine'},
+                },
                 'stage': 'structural',
                 'notes': 1,
             },

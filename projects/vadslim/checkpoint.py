@@ -29,7 +29,7 @@ from mmengine.logging import HistoryBuffer
 from .files import StrPath as StrPath
 from .files import atomic_write as atomic_write
 from .image_norm import norm_of_text
-from .old_layouts import from_old_layout
+from .old_layouts import from_old_layout, names_of_today
 
 
 class CheckpointError(RuntimeError):
@@ -200,9 +200,14 @@ def load_checkpoint(path: StrPath, map_location: Any = 'cpu') -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f'{file}: holds a {type(checkpoint).__name__}, not the dict of a checkpoint')
     if checkpoint and all(isinstance(value, torch.Tensor) for value in checkpoint.values()):
-        checkpoint = {'state_dict': checkpoint}
+        checkpoint = {'state_dict': names_of_today(checkpoint)}
     _defuse(checkpoint, file)
-    return from_old_layout(checkpoint, file.name) or checkpoint
+    checkpoint = from_old_layout(checkpoint, file.name) or checkpoint
+    state = checkpoint.get('state_dict')
+    odd = next((name for name in state if not isinstance(name, str)), '') if isinstance(state, dict) else ''
+    if odd != '':
+        raise CheckpointError(f'{file}: a tensor of its state_dict has no text for a name: {odd!r:.40}')
+    return checkpoint
 
 
 def register_loader() -> None:

@@ -7,7 +7,8 @@ An MMEngine checkpoint (``state_dict``, ``optimizer``, ``param_schedulers``, ``m
 ``epoch``       number of finished epochs, as ``meta['epoch']``: 1 after the first, where the predecessor wrote 0
 ``metric``      the best value so far of the validation's metric, None before there is one
 ``config``      what the run was configured with, as plain data: never Python text, nothing to be executed
-``metadata``    ``stage`` (None outside a staged run), ``timestamp`` (ISO 8601), ``metric`` (the name of the metric)
+``metadata``    ``stage`` (of a staged run; ``prune``, ``sparse`` of other commands; or None), ``timestamp`` (ISO
+                8601), ``metric`` (the name of the metric), ``command`` (true where the stage is a command)
 ``timestamp``   the same as the metadata's
 ==============  ====================================================================================================
 
@@ -20,7 +21,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from .checkpoint import CheckpointError, StrPath, load_checkpoint
+from .checkpoint import CheckpointError, StrPath, load_checkpoint, save_checkpoint
 from .old_layouts import stage_of_heads, stage_of_name
 
 VERSION = 2
@@ -41,7 +42,7 @@ def label(
         config: of the run; plain data is copied, of a config with objects None is kept.
         metric: the best value so far.
         metric_name: what it is of.
-        stage: of a staged run.
+        stage: of a staged run; of a command that leaves other networks than it was given, that.
     """
     now = datetime.now().astimezone().isoformat(timespec='seconds')
     return {
@@ -52,6 +53,23 @@ def label(
         'metadata': {'stage': stage, 'timestamp': now, 'metric': metric_name},
         'timestamp': now,
     }
+
+
+def write_checkpoint(content: Mapping[str, Any], path: StrPath, **labels: Any) -> None:
+    """Write a checkpoint in this format, whole or not at all: what no Runner writes is written by this.
+
+    Args:
+        content: ``state_dict``, ``meta`` and what else there is; ``meta['epoch']`` is the number of finished epochs.
+        path: of the file.
+        labels: of :func:`label`, but the epoch.
+
+    Raises:
+        CheckpointError: the folder is missing or not writable, or the disk is full.
+    """
+    epoch = content['meta'].get('epoch')  # of somebody else's file, if it was copied
+    labelled = label(epoch if type(epoch) is int else None, **labels)
+    labelled['metadata']['command'] = True  # a stage of a staged run may have the name of a command
+    save_checkpoint({**content, **labelled}, path)
 
 
 def load_any(path: StrPath) -> dict[str, Any]:
@@ -82,7 +100,7 @@ def load_any(path: StrPath) -> dict[str, Any]:
         'version': version if type(version) is int else 0,
         'epoch': epoch if type(epoch) is int else None,
         'metric': _number(content.get('metric', _mapping(hub.get('runtime_info')).get('best_score'))),
-        'config': held_config(content),
+        'config': _readable_config(content),
         'metadata': {'metric': None, **metadata, 'stage': stage, 'timestamp': time},
         'timestamp': time,
     }
@@ -101,6 +119,13 @@ def held_config(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
     return config_from_text(text) if isinstance(text, str) else None
 
 
+def _readable_config(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    try:
+        return held_config(checkpoint)
+    except ValueError:  # a text that is no JSON
+        return None
+
+
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Copy a config of dicts, lists, tuples, texts, numbers, booleans and None; None if it holds anything else."""
     try:
@@ -117,7 +142,10 @@ def config_from_text(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is not a JSON object.
     """
-    data = _decode(json.loads(text))
+    try:
+        data = _decode(json.loads(text))
+    except RecursionError:
+        raise ValueError('nested too deeply') from None
     if not isinstance(data, dict):
         raise ValueError('not a JSON object')
     return data

@@ -6,6 +6,7 @@ is a fault of ours and keeps its traceback.
 
 import argparse
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -13,11 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .locks import release
 
 _RUNNING: list[Any] = []  # the command that this process runs
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, a user's share of it, a file
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -61,8 +64,13 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
 
 
 def _call(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
+    if sys.stdout is None:  # closed by whoever started this
+        sys.stdout = Path(os.devnull).open('w', encoding='utf-8')  # noqa: SIM115  as long as the process
     try:
-        return main(argv) or 0
+        try:
+            return main(argv) or 0
+        finally:
+            sys.stdout.flush()  # what cannot be written is known now, not when Python ends
     except KeyboardInterrupt:
         return _interrupted()
     except SystemExit as end:  # --help, SIGTERM
@@ -70,15 +78,25 @@ def _call(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> i
             raise
         return end.code or 0
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it does not raise again
+        _drop_output()
         return 141
     except Exception as error:
         if was_interrupted(error):
             return _interrupted()
+        if isinstance(error, OSError) and error.errno in FULL:
+            _drop_output()
+            _complain(f'{error.filename or "the output, or a file"}: cannot be written: {error.strerror}')
+            return 2
         if not is_user_error(error):
             raise
         _complain(_line(error))
         return 2
+
+
+def _drop_output() -> None:
+    """Let what is left in the buffer go nowhere, so that closing it does not raise again."""
+    with contextlib.suppress(OSError, ValueError):  # a file that is none, in a notebook
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(line: str) -> None:

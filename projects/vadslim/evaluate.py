@@ -114,14 +114,13 @@ def evaluate(args: argparse.Namespace, metrics: Sequence[Any] = (), launcher: st
     import torch
     from mmengine.dist import is_main_process
     from mmengine.evaluator import DumpResults
-    from mmengine.runner import Runner
 
     from . import experiment
 
     cfg = _config(args, launcher)
     if args.format_only and not args.json_dir:
         cfg.test_evaluator = []
-    runner = Runner.from_cfg(cfg)
+    runner = experiment.build_runner(cfg)
     if args.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
     evaluator = runner.build_evaluator(runner._test_evaluator)
@@ -170,9 +169,33 @@ def _config(args: argparse.Namespace, launcher: str) -> Any:
     from . import experiment
     from .checkpoint import load_checkpoint, register_loader
     from .launch import adapt_to_device, init_distributed
-    from .options import load_config, merge_texts
 
     register_loader()
+    cfg = read_config(args)
+    checkpoint = load_checkpoint(args.checkpoint)
+    experiment.weights_of(checkpoint, args.checkpoint)  # says now if there are none
+    experiment.note_image_norm(cfg, checkpoint, args.checkpoint)
+    if experiment.use_structure(cfg, checkpoint, Path(args.checkpoint).absolute()):
+        say(f'{args.checkpoint}: a slim network; the model of the config is slimmed like it')
+    experiment.default_work_dir(cfg, args.config, args.work_dir)
+    init_distributed(launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
+    adapt_to_device(cfg, launcher)
+    experiment.never_download(cfg)
+    experiment.add_hooks(cfg)
+    cfg.load_from, cfg.resume = str(args.checkpoint), False
+    cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': args.seed, 'deterministic': args.deterministic}
+    return cfg
+
+
+def read_config(args: argparse.Namespace) -> Any:
+    """Read a command line's config, with its options put over it, as one of a test alone.
+
+    Raises:
+        UserError: it cannot be read, has nothing to test on, or its data are not there.
+    """
+    from . import experiment
+    from .options import load_config, merge_texts
+
     cfg = load_config(args.config)
     merge_texts(cfg, args.cfg_options)
     for key in ('dataloader', 'cfg', 'evaluator'):
@@ -188,18 +211,6 @@ def _config(args: argparse.Namespace, launcher: str) -> Any:
         cfg.param_scheduler = None
     experiment.check_data(cfg, 'test_dataloader', args.config)
     experiment.check_backends(cfg)
-    checkpoint = load_checkpoint(args.checkpoint)
-    experiment.weights_of(checkpoint, args.checkpoint)  # says now if there are none
-    experiment.note_image_norm(cfg, checkpoint, args.checkpoint)
-    if experiment.use_structure(cfg, checkpoint, Path(args.checkpoint).absolute()):
-        say(f'{args.checkpoint}: a slim network; the model of the config is slimmed like it')
-    experiment.default_work_dir(cfg, args.config, args.work_dir)
-    init_distributed(launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
-    adapt_to_device(cfg, launcher)
-    experiment.never_download(cfg)
-    experiment.add_hooks(cfg)
-    cfg.load_from, cfg.resume = str(args.checkpoint), False
-    cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': args.seed, 'deterministic': args.deterministic}
     return cfg
 
 

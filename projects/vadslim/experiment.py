@@ -13,11 +13,13 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import barrier, is_main_process
 from mmengine.registry import Registry
+from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
 from .checkpoint import StrPath, atomic_write
 from .checkpoint_format import held_config
 from .cli import UserError, say
+from .hooks.progress_hook import ProgressHook
 from .hooks.slim_model import checkpoint_structure, without_pretrained
 from .image_norm import SWAPS, ImageNorm, norm_of_config, preprocessor_places
 from .old_layouts import notes_of
@@ -71,6 +73,19 @@ def add_hooks(cfg: Config) -> None:
     if isinstance(saver, Mapping) and bare(saver.get('type')) == 'CheckpointHook':
         saver = {**saver, 'type': 'vadslim.CheckpointHook'}
     cfg.default_hooks = {**defaults, 'checkpoint': saver}
+
+
+def build_runner(cfg: Config, name: str = '') -> Runner:
+    """Build the Runner of a config; on a terminal a bar shows where its training, validation or test is.
+
+    Args:
+        cfg: whole.
+        name: what is trained or tested, for the bar.
+    """
+    runner = Runner.from_cfg(cfg)
+    if not any(isinstance(hook, ProgressHook) for hook in runner.hooks):
+        runner.register_hook(ProgressHook(name))
+    return runner
 
 
 def check_trainable(cfg: Config, name: StrPath) -> None:

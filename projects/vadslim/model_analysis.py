@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 from .analysis.structure_command import analyse_files, make_parser
@@ -18,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(_run, argv)
 
 
-def _run(argv: Sequence[str]) -> int:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the arguments; raise a ``UserError`` for what does not go together."""
     parser = make_parser()
     add_run_options(parser)
     options = parser.parse_args(argv)
@@ -26,4 +28,9 @@ def _run(argv: Sequence[str]) -> int:
     if wrong:
         flag = '--' + wrong[0].replace('_', '-' if wrong[0] in ('count_zeros', 'cfg_options') else '_')
         raise UserError(f'{flag} goes {"without" if options.config else "with"} --config (see --help)')
+    return options
+
+
+def _run(argv: Sequence[str]) -> int:
+    options = parse(argv)
     return analyse_run(options) if options.config else analyse_files(options, argv)

@@ -13,7 +13,7 @@ Pure: from what a file holds to a new dict, no file is opened here.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 SECTIONS = ('model', 'training', 'data', 'logging', 'device', 'stages')
@@ -42,6 +42,7 @@ def from_old_layout(content: Mapping[str, Any], name: str) -> dict[str, Any] | N
     weights, layout = _weights(content)
     if weights is None:
         return None
+    weights = names_of_today(weights)
     metadata = content.get('metadata')
     metadata = dict(metadata) if isinstance(metadata, Mapping) else {}
     metric = next((content[key] for key in ('metric', 'loss') if key in content), None)
@@ -67,6 +68,7 @@ def from_old_layout(content: Mapping[str, Any], name: str) -> dict[str, Any] | N
     stage = stage if isinstance(stage, str) else stage_of_name(name) or stage_of_heads(weights)
     if stage is None and layout != 'model':
         stage = 'structural'
+    config = _config(content.get('config'), stage, scheduler)
     metadata |= {
         'stage': stage,
         'timestamp': content.get('timestamp', metadata.get('timestamp')),
@@ -74,9 +76,36 @@ def from_old_layout(content: Mapping[str, Any], name: str) -> dict[str, Any] | N
         'layout': layout,
         'notes': notes,
     }
-    read |= {'meta': meta, 'epoch': epoch, 'metric': metric, 'config': _config(content.get('config'))}
+    read |= {'meta': meta, 'epoch': epoch, 'metric': metric, 'config': config}
     others = {key: value for key, value in content.items() if key not in _READ}
     return {**others, **read, 'metadata': metadata, 'timestamp': metadata['timestamp']}
+
+
+def names_of_today(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the tensors of a network of the predecessor, which has a head ``skeleton``, the names that they have today.
+
+    The key points' head was called ``junction``; in a file of two halves the heads are the decoder's.
+    """
+    names = {name: name for name in weights}
+    if 'skeleton' in _words(weights):
+        for name in filter(lambda name: isinstance(name, str), weights):
+            today = re.sub(r'(?<![^._])junctions?(?![^._])', 'keypoints', name)
+            names[name] = re.sub(r'^decoder\.(?=heads\.)', '', today)
+    if len(set(names.values())) < len(weights):  # it has both
+        return dict(weights)
+    return {names[name]: value for name, value in weights.items()}
+
+
+def outside_of_halves(checkpoint: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Those of a network's tensors that a checkpoint cannot have, as it is a file of the encoder or the decoder alone.
+
+    They count as declared where a training starts from such a file.
+    """
+    metadata, state = checkpoint.get('metadata'), checkpoint.get('state_dict')
+    if not (is_old_layout(checkpoint) and isinstance(metadata, Mapping) and metadata['layout'] == 'pair'):
+        return []
+    held = {str(name).partition('.')[0] for name in state} if isinstance(state, Mapping) else set()
+    return [name for name in names if name.partition('.')[0] not in held]
 
 
 def is_old_layout(checkpoint: Mapping[str, Any]) -> bool:
@@ -103,10 +132,14 @@ def stage_of_heads(weights: Mapping[str, Any]) -> str | None:
 
     The dense stage has heads for width, offset and key points (once: junctions), the structural one the skeleton alone.
     """
-    words = {word for name in weights for word in re.split(r'[._\d]+', str(name).lower())}
+    words = _words(weights)
     if words & {'width', 'offset', 'keypoint', 'keypoints', 'junction', 'junctions'}:
         return 'dense'
     return 'structural' if 'skeleton' in words else None
+
+
+def _words(weights: Mapping[str, Any]) -> set[str]:
+    return {word for name in weights for word in re.split(r'[._\d]+', str(name).lower())}
 
 
 def scheduler_kind(state: Mapping[str, Any]) -> str:
@@ -147,12 +180,18 @@ def _steps(optimizer: Mapping[str, Any]) -> int | None:
         return None
 
 
-def _config(config: Any) -> dict[str, Any] | None:
-    """A config in sections; a flat one is of the model, but for what the section training has today."""
+def _config(config: Any, stage: str | None, scheduler: Any) -> dict[str, Any] | None:
+    """A config in sections; a flat one is of the model, but for what the section training has today. The script that
+    wrote it had no other network than the structural one, and said in no config what its scheduler was.
+    """
     if not isinstance(config, Mapping):
         return None
     if not config or any(key in SECTIONS for key in config):
         return dict(config)
     training = {key: config[key] for key in TRAINING if key in config}
     model = {key: value for key, value in config.items() if key not in TRAINING}
+    if stage == 'structural' and 'embed_dim' in model:
+        model.setdefault('full_heads', False)
+        if isinstance(scheduler, Mapping) and 'T_max' in scheduler:
+            training['scheduler'] = 'cosine'
     return {'model': model, **({'training': training} if training else {})}

@@ -85,7 +85,6 @@ def main(argv: Sequence[str]) -> int | None:
 def build(args: argparse.Namespace, launcher: str) -> Any:
     """Build the Runner that a command line asks for."""
     import torch
-    from mmengine.runner import Runner
 
     from . import experiment
     from .checkpoint import register_loader
@@ -117,7 +116,7 @@ def build(args: argparse.Namespace, launcher: str) -> Any:
         experiment.never_download(cfg)
     experiment.add_hooks(cfg)
     del checkpoint, resumed
-    runner = Runner.from_cfg(cfg)
+    runner = experiment.build_runner(cfg)
     if cfg.randomness.get('deterministic'):  # as mmcv 1 had it: what has no deterministic version only warns
         torch.use_deterministic_algorithms(True, warn_only=True)
     return runner

@@ -48,7 +48,7 @@ def test_a_slim_network_and_the_dense_one_it_was_cut_from(tmp_path):
     (group,) = found.groups
     assert (group.kept, group.only_a, group.only_b, group.overlap) == ((8, 3), [0, 3, 4, 6, 7], [], 3 / 8)
     assert {row.name: row.shapes for row in found.reshaped}['2.weight'] == ((2, 8), (2, 3))
-    assert (len(found.reshaped), found.changed, found.missing, found.compared) == (7, [], [], 8)
+    assert (len(found.reshaped), found.changed, found.missing, found.compared) == (7, [], [], 9)
 
 
 def test_values_are_compared_at_the_units_that_both_have():
@@ -59,7 +59,7 @@ def test_values_are_compared_at_the_units_that_both_have():
     found = compare(Side('a', *one), Side('b', *other))
     (group,) = found.groups
     assert (group.only_a, group.only_b, group.overlap) == ([1], [6], 2 / 4)
-    assert found.changed == [] and found.reshaped == [] and found.compared == 8
+    assert found.changed == [] and found.reshaped == [] and found.compared == 9
     a = one[1]['0.bias'][1:].double()
     other[1]['0.bias'][0] += 3  # unit 2
     (row,) = compare(Side('a', *one), Side('b', *other)).changed
@@ -112,12 +112,15 @@ def test_layers_that_left_are_missing_and_the_others_keep_their_names(tmp_path):
     assert [edit['kept'] for edit in found.edits['b']] == [[0, 2]] and not found.edits['a']
 
 
-def test_relative_change():
+def test_relative_change(monkeypatch):
     one, nothing = torch.tensor([3.0, 4.0]), torch.zeros(2)
     assert relative_change(one, one.clone()) == 0 and relative_change(nothing, nothing.clone()) == 0
     assert relative_change(one, nothing) == relative_change(nothing, one) == 1
     assert relative_change(one, 2 * one) == 0.5
     broken = torch.tensor([math.nan, 4.0])
+    assert relative_change(2 * one, one, of_a=True) == 0.5 and math.isnan(relative_change(nothing, one, of_a=True))
+    monkeypatch.setattr('vadslim.analysis.compare.PIECE', 1)
+    assert relative_change(one, 2 * one) == 0.5
     assert math.isnan(relative_change(one, broken)) and relative_change(broken, broken.clone()) == 0
 
 
@@ -126,6 +129,63 @@ def test_what_is_not_finite_comes_first_and_is_no_number_in_json():
     found = compare(Side('a', None, net().state_dict()), Side('b', None, {**state, '0.bias': torch.ones(8)}))
     assert [(row.name, row.finite) for row in found.changed] == [('2.bias', False), ('0.bias', True)]
     assert json.loads(found.to_json())['changed'][0]['change'] is None
+
+
+def both(tmp_path, a, b, *flags):
+    torch.save(a, tmp_path / 'a.pth')
+    torch.save(b, tmp_path / 'b.pth')
+    return main([str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'), *flags])
+
+
+def test_numbers_of_all_types(tmp_path, capsys):
+    one = {'w': torch.ones(4), 'small': torch.ones(2).to(torch.float8_e4m3fn), 'none': torch.zeros(0, 3)}
+    one |= {'count': torch.tensor(3), 'mask': torch.tensor([True, False]), 'turn': torch.ones(2, dtype=torch.complex64)}
+    other = {**one, 'w': torch.ones(4, dtype=torch.bfloat16), 'count': torch.tensor(4), 'turn': 2j * one['turn']}
+    other |= {'mask': ~one['mask'], 'small': (2 * torch.ones(2)).to(torch.float8_e4m3fn)}
+    assert both(tmp_path, one, other, '--json') == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row['name'] for row in found['changed']] == ['turn', 'small']
+    assert (found['counts'], found['types']) == (['count', 'mask'], {'w': ['float32', 'bfloat16']})
+    assert (found['compared'], found['equal']) == (6, False)
+    assert both(tmp_path, one, other) == 0
+    out = capsys.readouterr().out
+    assert '2 tensors of whole numbers differ: count, mask\n' in out
+    assert '1 tensor of other types: w (float32 and bfloat16)\n' in out
+    assert both(tmp_path, one, {**one, 'count': torch.tensor(9)}) == 0
+    assert 'no difference' not in capsys.readouterr().out
+    assert both(tmp_path, one, one) == 0
+    assert 'no difference: the same architecture, the same units, and the values of 6' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ({'state_dict': {'w': torch.eye(3).to_sparse()}}, 'b.pth: tensor w is sparse; only plain ones are compared'),
+        ({'state_dict': {'w': torch.ones(3, device='meta')}}, 'b.pth: tensor w has no values'),
+        ({'state_dict': {7: torch.ones(3)}}, 'b.pth: a tensor of its state_dict has no text for a name: 7'),
+        ({('a',): torch.ones(3)}, "b.pth: a tensor of its state_dict has no text for a name: ('a',)"),
+    ],
+    ids=str,
+)
+def test_tensors_that_cannot_be_compared(content, message, tmp_path, capsys):
+    assert both(tmp_path, {'w': torch.ones(3)}, content) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('error: ') and message in line
+
+
+def test_what_files_say_is_text(tmp_path, capsys):
+    said = {'config': {'\x1b[2J': '[bold]', 'long': 'x' * 5000}, 'metadata': {'stage': '\x1b[31m'}}
+    assert both(tmp_path, {'state_dict': net().state_dict(), **said}, {'\x1b[1mw': torch.ones(1)}) == 0
+    out = capsys.readouterr().out
+    assert '\x1b' not in out and '[1mw' in out
+    old = {'state_dict': net().state_dict(), 'meta': {'config_json': '{bad'}}
+    assert both(tmp_path, {'state_dict': net().state_dict(), **said}, old) == 0
+    assert both(tmp_path, {'state_dict': net().state_dict(), **said}, {'state_dict': {}, 'config': {'a': 1}}) == 2
+    torch.save({'state_dict': net().state_dict(), 'config': {'a': 1}}, tmp_path / 'c.pth')
+    capsys.readouterr()
+    assert main([str(tmp_path / 'a.pth'), str(tmp_path / 'c.pth')]) == 0
+    out = capsys.readouterr().out
+    assert '\x1b' not in out and 'Config: 3 keys differ' in out and '[bold]' in out and out.count('x') < 250
 
 
 def test_other_architectures(capsys, tmp_path):

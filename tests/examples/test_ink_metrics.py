@@ -51,3 +51,20 @@ def test_nothing_found():
     metric = SkeletonMetric(threshold=0.9)
     metric.process(None, [sample([0.5], [0.0], 0)])
     assert set(metric.evaluate(1).values()) == {0}
+
+
+def test_key_points_are_paired_one_to_one():
+    """Of two peaks near one end one counts; a peak 3 pixels off and a joint where none is are wrong."""
+    heat, target = torch.full((2, 2, 9, 16), 0.1), torch.full((2, 2, 9, 16), 0.2)
+    target[0, 0, 4, 2] = target[0, 0, 4, 12] = target[0, 1, 1, 8] = 1
+    heat[0, 0, 4, 2], heat[0, 0, 4, 4], heat[0, 0, 4, 5] = 0.9, 0.8, 0.7  # the last one is no peak
+    heat[0, 0, 7, 12], heat[0, 1, 2, 9], heat[1, 1, 3, 3] = 0.9, 0.51, 0.9
+    samples = []
+    for number in range(2):
+        samples.append(sample([[0.0]], [[0.0]], 0, keypoints=heat[number]))
+        samples[-1]['targets']['keypoints'] = target[number]
+    metric = SkeletonMetric()
+    metric.process(None, samples)
+    metrics = metric.evaluate(2)
+    assert metrics['skeleton/ends'] == 2 * 1 / (3 + 2)
+    assert metrics['skeleton/joints'] == 2 * 1 / (2 + 1)

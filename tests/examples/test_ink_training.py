@@ -158,6 +158,25 @@ def test_settings_reach_the_config(tmp_path):
     assert to_config(data, {'name': 'dense'})['custom_hooks'][-1] == {'type': 'vadslim.InkPictureHook', 'interval': 5}
 
 
+def test_a_cycle_ends_with_the_training(tmp_path):
+    """Also where the images fill no whole batches, and whoever loads them."""
+    config = to_config(sections(tmp_path, epoch_length=10), {'name': 'structural'})
+    config['train_dataloader']['num_workers'] = 2
+    config |= {'val_cfg': None, 'val_dataloader': None, 'val_evaluator': None, 'default_hooks': {'checkpoint': None}}
+    _, watch = train(config)
+    assert len(watch.lr) == 3 * 3 and watch.lr[-1] < 1e-7 < watch.lr[-2]
+
+
+def test_mixed_precision_scales_its_gradients(tmp_path, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    data, dense = sections(tmp_path), {'name': 'x', 'device': None}
+    assert to_config(data, dense)['optim_wrapper']['type'] == 'OptimWrapper'  # of the structural stage
+    data['model']['full_heads'] = True
+    wrapper = to_config(data, dense)['optim_wrapper']
+    assert (wrapper['type'], wrapper['loss_scale']) == ('AmpOptimWrapper', 'dynamic')
+    assert to_config(data, {**dense, 'device': 'cpu'})['optim_wrapper']['type'] == 'OptimWrapper'
+
+
 def test_total_steps(tmp_path):
     data = sections(tmp_path, total_steps=6)
     assert to_config(data, {'name': 'x'})['param_scheduler'][0]['total_steps'] == 6

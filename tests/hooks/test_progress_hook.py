@@ -6,7 +6,9 @@ import threading
 import time
 
 import pytest
+from mmengine.config import Config
 
+from vadslim import experiment
 from vadslim.hooks import ProgressHook
 from vadslim.testing import toy_config, toy_runner
 
@@ -90,6 +92,49 @@ def test_a_failure_gives_the_terminal_back(tmp_path, attach):
     hook.stop()
     assert sys.stderr is before
     assert SHOW in terminal.close()
+
+
+def test_the_next_bar_erases_one_that_failed(tmp_path, attach):
+    terminal = attach()
+    runners = [runner_of(tmp_path, ProgressHook(name, interval=0)) for name in ('first', 'second')]
+    before = sys.stderr
+    runners[0].model.train_step = lambda *_, **__: (_ for _ in ()).throw(RuntimeError)
+    with pytest.raises(RuntimeError):
+        runners[0].train()
+    runners[1].train()
+    assert sys.stderr is before
+    text = terminal.close()
+    assert text.count(HIDE) == text.count(SHOW) == 2 and 'first' not in text.split(SHOW)[1]
+
+
+def test_a_test_and_a_validation_alone(tmp_path, attach):
+    for work in ('test', 'val'):
+        terminal = attach()
+        before = sys.stderr
+        runner = runner_of(tmp_path, ProgressHook('slim', interval=0))
+        getattr(runner, work)()
+        assert sys.stderr is before
+        text = terminal.close()
+        name = 'slim  test' if work == 'test' else 'slim  validation'
+        assert name in text and f'{name}: metrics' in text and '4/4' in text and 'epoch' not in text
+
+
+def test_lines_stay_whole(tmp_path, attach):
+    terminal = attach()
+    runner = runner_of(tmp_path, ProgressHook(interval=0))
+    line = 'to go on: ' + 'word ' * 50
+    runner.model.register_forward_pre_hook(lambda *_: print(line, file=sys.stderr))
+    runner.train()
+    assert line in terminal.close()  # 100 columns have no room for it
+
+
+def test_every_runner_has_one(tmp_path):
+    own = {'type': 'vadslim.ProgressHook', 'interval': 3.0}
+    for number, given in enumerate(([], [own])):
+        cfg = Config(toy_config(tmp_path, custom_hooks=given, experiment_name=f'bar_{tmp_path.name}_{number}'))
+        hooks = [hook for hook in experiment.build_runner(cfg, 'x').hooks if isinstance(hook, ProgressHook)]
+        assert [hook.interval for hook in hooks] == [3.0 if given else 0.5]
+        assert cfg.custom_hooks == given  # and in no file that tells of the run
 
 
 def test_no_terminal(tmp_path, capsys):

@@ -56,6 +56,13 @@ class Same(nn.Linear):
         return super().forward(x)
 
 
+class Turned(nn.LayerNorm):
+    """Over the second dim of three, where its base class refuses what is given."""
+
+    def forward(self, x):
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
 class Net(nn.Module):
     """Two hidden layers of 6 and an output of 2; what happens between them is ``body(net, x)``."""
 
@@ -68,7 +75,7 @@ class Net(nn.Module):
         self.norm = nn.BatchNorm1d(5)
         self.standardised, self.adapted, self.same = Standardised(6, 2), Adapted(6, 2), Same(6, 2)
         self.recurrent = nn.GRU(6, 2, batch_first=True)
-        self.root = nn.RMSNorm(6)
+        self.root, self.turned = nn.RMSNorm(6), Turned(6)
         self.register_buffer('scale', torch.rand(1, 6))
         self.register_buffer('flags', torch.arange(6) % 2 == 0)
 
@@ -114,6 +121,7 @@ PROTECTED = {
     'an adapter beside the weight': lambda net, x: net.adapted(net.one(x)),
     'a recurrent layer': lambda net, x: net.recurrent(net.one(x)[:, None])[0],
     'a norm by root mean square': lambda net, x: net.two(net.root(net.one(x))),
+    'a norm that turns its input': lambda net, x: net.two(net.turned(net.one(x)[:, :, None].expand(-1, -1, 5)).mean(2)),
     'channels that change places': lambda net, x: net.two(net.one(x).roll(1, 1)),
     'a gate over half the weight': lambda net, x: net.two(net.one(x)) * net.one.weight[:2, 0],
     'einsum': lambda net, x: net.two(torch.einsum('bi,oi->bo', net.one(x), net.hidden.weight)),

@@ -73,7 +73,10 @@ def test_the_command_writes_it_beside_the_slim_one(command, folder, monkeypatch)
     args = ('--pruning-ratio', '0.25', '--unstructured-ratio', '0.5', '--output-dir', 'out', '--latency', '0')
     code, out, _ = command('det.py', 'random', *args)
     assert code == 0 and '108 of 216' in out
-    state = load_checkpoint(folder / 'out' / 'vad_pruned.pth')['state_dict']
+    zeroed = load_checkpoint(folder / 'out' / 'vad_pruned.pth')
+    assert (zeroed['version'], zeroed['metadata']['stage']) == (2, 'prune')
+    assert zeroed['config']['model'] == {'type': 'vadslim.SmallDetector'}
+    state = zeroed['state_dict']
     assert state['backbone.weight'].shape == (8, 3, 3, 3) and (state['backbone.weight'] == 0).sum() == 108
     assert (state['head.weight'] != 0).all()
     slim = load_checkpoint(folder / 'out' / 'vad_structured_pruned.pth')['state_dict']

@@ -44,6 +44,7 @@ def test_old_defaults_of_structural():
     )
     assert not stage.settings['model']['full_heads'] and stage.init_from == 'random'
     assert str(stage.folder) == 'checkpoints/structural' and stage.settings['logging']['tensorboard_dir'] == 'runs'
+    assert stage.device is None
 
 
 def test_old_defaults_of_dense():
@@ -52,12 +53,14 @@ def test_old_defaults_of_dense():
     assert not stage.settings['training']['curriculum']['enabled'] and stage.settings['data']['curriculum_stage'] == 2
     assert stage.settings['model']['full_heads'] and not stage.settings['model']['freeze_encoder']
     assert str(stage.folder) == 'checkpoints_dense/dense' and stage.init_from == 'random'
+    assert stage.device is None
+    assert stage.settings['logging'] == {'log_interval': 10, 'vis_interval': 2, 'tensorboard_dir': 'runs'}
 
 
 @pytest.mark.parametrize('old', ['-', '_'])
 def test_all_flags_of_structural(old):
     text = ' '.join('--' + word[2:].replace('-', old) if '--' in word else word for word in FLAGS['structural'].split())
-    stage, _ = translate('structural', f'--from-scratch {text}')
+    stage, _ = translate('structural', f'--from{old}scratch {text}')
     assert flat(stage.settings) == (3, 1e-2, 8, 40, 'cosine', 64, 2, 0)
     assert (stage.settings['training']['mask_ratio'], stage.settings['training']['mask_strategy']) == (0.5, 'random')
     assert (stage.device, str(stage.folder)) == ('cpu', 'out/structural')
@@ -109,10 +112,11 @@ def test_the_latest(started, tmp_path):
     assert started == [['--stage', 'structural', '--resume', 'checkpoints/structural/checkpoint_latest.pth']]
 
 
-def test_an_old_checkpoint(started, tmp_path):
+def test_an_old_checkpoint(started, tmp_path, monkeypatch):
     old = {'epoch': 4, 'model_state_dict': {'a': torch.ones(1)}, 'optimizer_state_dict': {}, 'loss': 0.5}
     save_checkpoint(old, tmp_path / 'structural_epoch5.pth')
-    assert doors.structural(['--resume', 'structural_epoch5.pth']) == 0
+    monkeypatch.setattr('vadslim.staged.cli.main', lambda argv: started.append(argv) or 3)
+    assert doors.structural(['--resume', 'structural_epoch5.pth']) == 3
     assert 'training.epochs=50' in started[0] and '--config' in started[0]
 
 
@@ -142,5 +146,7 @@ def test_where_the_best_is_now(tmp_path):
     (tmp_path / 'structural').mkdir()
     (tmp_path / 'structural' / 'checkpoint_best.pth').touch()
     assert find_structural(str(old)) == str(tmp_path / 'structural' / 'checkpoint_best.pth')
+    for flag in ('--encoder_ckpt', '--init_from'):
+        assert translate('dense', f'{flag} {old}')[0].init_from == str(tmp_path / 'structural' / 'checkpoint_best.pth')
     old.touch()
     assert find_structural(str(old)) == str(old)

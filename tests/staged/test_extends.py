@@ -105,6 +105,12 @@ def test_errors(write, text, message):
         read_config(root / 'c.yaml')
 
 
+def test_a_folder_is_no_config_and_not_suggested(tmp_path):
+    (tmp_path / 'c.yaml').mkdir()
+    with pytest.raises(UserError, match='c.yaml: no such config$'):
+        read_config(tmp_path / 'c.yaml')
+
+
 def test_an_error_of_the_base_names_the_base(write):
     root = write(c_yaml='extends: default.yaml', default_yaml='a: 1\na: 2')
     with pytest.raises(UserError, match=f'^{root}/default.yaml:2: '):

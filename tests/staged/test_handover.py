@@ -45,11 +45,19 @@ def test_by_flags_and_kind_of_config():
         ("_base_ = 'mmdet3d::_base_/default_runtime.py'", False),
         ("_base_ = 'config.py'", False),
         ('stages = [', False),
+        ('with read_base():\n    from .lazy.middle import *', True),
+        ('with config.read_base():\n    from .plain import *\n    from .whole import stages, model', True),
+        ('with read_base():\n    from .whole import model', False),
+        ('with read_base():\n    from mmdet.configs.whole import *', False),
+        ('with open(name):\n    from .whole import *', False),
+        ('with read_base():\n    from .config import *', False),
     ],
 )
 def test_by_what_a_python_config_says(tmp_path, text, staged):
     (tmp_path / 'plain.py').write_text('model = dict()\n')
     (tmp_path / 'middle.py').write_text("_base_ = './whole.py'\n")
+    (tmp_path / 'lazy').mkdir()
+    (tmp_path / 'lazy' / 'middle.py').write_text('with read_base():\n    from ..whole import *\n')
     (tmp_path / 'whole.py').write_text("stages = [dict(name='a')]\n")
     file = tmp_path / 'config.py'
     file.write_text(f'{text}\n')
@@ -63,6 +71,7 @@ def test_by_what_a_python_config_says(tmp_path, text, staged):
         ('a.pth', {'metadata': {'stage': None}, 'meta': {'epoch': 1}}, False),
         ('a.pth', {'metadata': {'stage': 'prune'}}, True),
         ('a.pth', {'metadata': {'stage': 'prune', 'command': True}}, False),
+        ('a.pth', {'metadata': {'stage': 'sparse', 'command': True}}, False),
         ('structural_epoch5.pth', {'epoch': 4}, True),
         ('structural_epoch5.pth', {'meta': {'epoch': 5}}, False),
         ('a.pth', {}, False),
@@ -142,7 +151,8 @@ def test_a_mistake_is_one_line(toy, capsys):
 def test_a_config_in_a_checkpoint_names_only_what_belongs_here(toy, capsys):
     marker = toy / 'ran'
     config = {'model': {'type': 'subprocess.getoutput', 'cmd': f'touch {marker}'}}
-    save_checkpoint({**WEIGHTS, 'config': config, 'metadata': {'stage': 'one'}}, toy / 'forged.pth')
+    state = {'meta': {'epoch': 1, 'iter': 2}, 'message_hub': {}}
+    save_checkpoint({**WEIGHTS, **state, 'config': config, 'metadata': {'stage': 'one'}}, toy / 'forged.pth')
     assert command('--resume', 'forged.pth') == 2
     assert 'which is not taken; give the CONFIG' in capsys.readouterr().err
     assert not marker.exists()

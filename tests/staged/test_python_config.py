@@ -1,5 +1,6 @@
 """Stages of Python configs: MMEngine configs with values put over them."""
 
+import re
 import textwrap
 from pathlib import Path
 
@@ -49,6 +50,29 @@ def test_stages(config, tmp_path):
     assert first.settings['train_dataloader'] is not pruned.settings['train_dataloader']
 
 
+def test_options_from_the_command_line(config):
+    over = {
+        'stages.pruned.options.pruning-ratio': '0.25',
+        'stages.pruned.options.protect': '[a, b]',
+        'stages.pruned.options.fine_tune': 'true',
+        'stages.pruned.options.cfg_options.model.hidden': '5',
+        'stages.pruned.options.cfg_options.seed_of-x': '1e-3',
+    }
+    options = {'pruning_ratio': 0.25, 'protect': ['a', 'b'], 'fine_tune': True}
+    options['cfg_options'] = {'model.hidden': 5, 'seed_of-x': 0.001}
+    path = config()
+    assert resolve(path, over).stages[1].options == options
+    assert resolve(path).stages[1].options == {'pruning_ratio': 0.5}
+    for key, value, words in [
+        ('first.options.x', '1', 'a stage that is not of kind train'),
+        ('pruned.options', '1', 'such as stages.pruned.options.NAME=VALUE'),
+        ('pruned.options.pruning_ratio.x', '1', 'pruning_ratio is 0.5, which has no keys'),
+        ('pruned.options.protect', '[a', '--set stages.pruned.options.protect=[a: '),
+    ]:
+        with pytest.raises(UserError, match=re.escape(words)):
+            resolve(path, {f'stages.{key}': value})
+
+
 def test_the_command_line_counts_most(config):
     over = {
         'training.lr': '1e-2',
@@ -70,6 +94,59 @@ def test_the_command_line_counts_most(config):
     assert (first.device, first.folder) == ('cpu', Path('out/first'))
     assert (settings['model']['hidden'], other.settings['model']['hidden']) == (5, 7)
     assert pruned.settings['train_cfg']['max_epochs'] == 2
+
+
+def test_configs_that_import_their_base(config, tmp_path):
+    """Types are classes there; in a stage's settings they are names, as in other configs."""
+    config(
+        """
+        from vadslim.testing import ToyNet
+        model = dict(type=ToyNet, hidden=4)
+        train_cfg = dict(max_epochs=2)
+        stages = [dict(name='a'), dict(name='b', epochs=3, model=dict(hidden=5))]
+        """,
+        'lazy_base.py',
+    )
+    file = config("""
+        from mmengine.config import read_base
+        with read_base():
+            from .lazy_base import *
+        train_cfg.update(max_epochs=7)
+    """)
+    a, b = (stage.settings for stage in resolve(file, {'work_dir': str(tmp_path)}).stages)
+    assert a['model'] == {'type': 'vadslim.testing.ToyNet', 'hidden': 4} and b['model']['hidden'] == 5
+    assert (a['train_cfg']['max_epochs'], b['train_cfg']['max_epochs']) == (7, 3)
+
+
+SCHEDULES = """
+_base_ = 'toy.py'
+param_scheduler = [
+    dict(type='LinearLR', by_epoch=False, begin=0, end=8),
+    dict(type='CosineAnnealingLR', begin=2, T_max=6, end=8),
+    dict(type='CosineAnnealingLR', eta_min=0),
+    dict(type='MultiStepLR', milestones=[3, 6]),
+]
+train_cfg = dict(max_epochs=8)
+stages = [dict(name='a'), dict(name='b', epochs=5)]
+"""
+
+
+def test_schedules_that_end_with_the_training_go_on_doing_so(config):
+    schedules = resolve(config(SCHEDULES)).stages[0].settings['param_scheduler']
+    for epochs, left in (('20', 1), ('5', 1), ('1', 2), ('8', 0)):
+        plan = resolve(config(SCHEDULES), {'training.epochs': epochs})
+        for stage in plan.stages:
+            warmup, cosine, endless, steps = stage.settings['param_scheduler']
+            assert [warmup, endless, steps] == [schedules[0], *schedules[2:]]
+            end = 8 if epochs == '1' else int(epochs)
+            assert (cosine['begin'], cosine['end'], cosine['T_max']) == (2, end, end - 2)
+        lines = plan.stages[0].notes
+        assert len(lines) == (0 if epochs == '8' else 1 if epochs == '20' else 2)
+        assert sum('left as it is' in line for line in lines) == (0 if epochs in ('8', '20') else left)
+    plan = resolve(config(SCHEDULES))
+    assert plan.stages[1].settings['param_scheduler'][1]['T_max'] == 3  # the stage's own epochs
+    line, _ = plan.stages[1].notes
+    assert line == ('param_scheduler CosineAnnealingLR: end and T_max changed to end with epoch 5, as with 8 before')
 
 
 def test_names_of_parameters_have_dots(config):

@@ -82,6 +82,7 @@ def test_values_that_are_taken(key, value, taken):
         ('model.size', 0, 'a whole number of at least 1, or null'),
         ('logging.folder', ' ', "' '; a text, or null"),
         ('logging.folder', 3, '3; a text, or null'),
+        ('logging.folder', 'a\0b', 'a text, or null'),
         ('seed', 11, '11; a whole number of at least 0 and at most 10'),
     ],
 )

@@ -33,8 +33,14 @@ def test_errors_say_where():
     content = sections(**{'stages.a': 'c.yaml:2', 'stages.a.training': 'c.yaml:3'})
     with pytest.raises(UserError, match='^c.yaml:3: stages.a: training.lr is 0'):
         content.stage('a', {'training': {'lr': 0}}, {}, {})
-    with pytest.raises(UserError, match='^c.yaml:2: stages.a: model.embed_dim is 6; a multiple'):
-        content.stage('a', {}, {'model.embed_dim': '6'}, {})
+    content = sections({'data': {'img_size': 32}}, **{'data.img_size': 'base.yaml:7', 'stages.a': 'c.yaml:2'})
+    for entry, over, place in (
+        ({}, {}, 'base.yaml:7'),
+        ({'data': {'img_size': 32}}, {}, 'c.yaml:2: stages.a'),
+        ({'data': {'img_size': 48}}, {'data.img_size': '32'}, '--set data.img_size'),
+    ):
+        with pytest.raises(UserError, match=f'^{place}: data.img_size is 32; strokes are drawn on 64 x 64 pixels$'):
+            content.stage('a', entry, over, {})
 
 
 def test_typed_values_of_the_command_line_are_checked_too():

@@ -172,6 +172,25 @@ def test_a_command_that_fails_is_one_line_that_names_the_stage(whole, tmp_path, 
     assert not (tmp_path / 'out' / 'p' / 'done.json').exists()
 
 
+@pytest.mark.parametrize(
+    ('stage', 'words'),
+    [
+        ("'prune', options=dict(pruning_rato=0.5)", 'unrecognized arguments: --pruning-rato 0.5'),
+        ("'prune', options=dict(allocation='fair')", '--allocation'),
+        ("'prune', options=dict(fine_tune=True), param_scheduler=[dict(type='OneCycleLR')]", 'OneCycle'),
+        ("'prune', options=dict(cfg_options={'model.hiden': 4})", 'model.hiden: there is no such key'),
+        ("'test', test_dataloader=dict(dataset=dict(_delete_=True, type='x', ann_file='no'))", 'no: no such file'),
+        ("'analyse', options=dict(shape=3)", '--shape goes with --config'),
+        ("'sparse', options=dict(rate=2)", 'rate'),
+    ],
+)
+def test_options_are_checked_before_anything_is_trained(tmp_path, capsys, stage, words):
+    file = write(tmp_path, f"stages = [dict(name='dense', epochs=1), dict(name='p', kind={stage})]")
+    line = line_of(capsys, file, '--run-all-stages')
+    assert line.startswith('error: stage p (') and words in line and '/tmp/' not in line.replace(str(tmp_path), '')
+    assert not (tmp_path / 'out').exists()
+
+
 def test_a_stage_that_needs_a_checkpoint_and_has_none(tmp_path, capsys):
     for kind in ('prune', 'test', 'analyse'):
         file = write(tmp_path, f"stages = [dict(name='p', kind={kind!r})]")

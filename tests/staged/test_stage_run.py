@@ -110,7 +110,8 @@ def test_files_of_a_stage_are_good_for_the_others(copied, capsys):
 
 def test_a_checkpoint_of_an_old_script(folder, capsys):
     torch.manual_seed(3)
-    old = {'epoch': 4, 'model_state_dict': ToyNet().state_dict(), 'optimizer_state_dict': {}, 'loss': 0.5}
+    moments = {'state': {0: {'step': 8}}, 'param_groups': []}
+    old = {'epoch': 4, 'model_state_dict': ToyNet().state_dict(), 'optimizer_state_dict': moments, 'loss': 0.5}
     torch.save(old, 'old.pth')
     says_one_line(capsys, ['toy.py', '--stage', 'one', '--resume', 'old.pth'], 'old.pth is of stage structural')
     assert cli.main(['toy.py', '--stage', 'one', '--init_from', 'old.pth', '--epochs', '1']) == 0
@@ -122,6 +123,7 @@ def test_a_checkpoint_of_an_old_script(folder, capsys):
 
 def test_mistakes_are_told_before_anything_is_trained(folder, capsys, monkeypatch):
     torch.save({'state_dict': ToyNet(hidden=48).state_dict()}, 'wide.pth')
+    torch.save({'state_dict': {}, 'meta': {'epoch': 1, 'iter': 2}, 'message_hub': {}}, 'other.pth')
     (folder / 'theirs' / 'one').mkdir(parents=True)
     (folder / 'theirs' / 'one' / 'thesis.txt').touch()
     for argv, words in [
@@ -129,7 +131,8 @@ def test_mistakes_are_told_before_anything_is_trained(folder, capsys, monkeypatc
         (['toy.py', '--stage', 'two', '--init_from', 'one'], ['stage one has left no', 'run it first']),
         (['toy.py', '--stage', 'three'], ['no such stage; the stages are one, two']),
         (['toy.py', '--stage', 'one', '--resume', 'gone.pth'], ['gone.pth: no such file']),
-        (['toy.py', '--stage', 'one', '--resume', 'wide.pth'], ['does not say which stage']),
+        (['toy.py', '--stage', 'one', '--resume', 'wide.pth'], ['holds weights', '--init_from wide.pth']),
+        (['toy.py', '--stage', 'one', '--resume', 'other.pth'], ['does not say which stage']),
         (
             ['toy.py', '--stage', 'one', '--init_from', 'wide.pth'],
             ['wide.pth is not one of', 'ffn.0.weight is (48, 16)'],

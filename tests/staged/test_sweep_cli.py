@@ -31,16 +31,14 @@ def dry_run(capsys, *argv):
 
 
 def test_commands(config, capsys):
-    commands = dry_run(
-        capsys, '--config', config, '--set', 'training.lr=1e-3,5e-4', '--run-all-stages', '--epochs', '7'
-    )
+    commands = dry_run(capsys, '--config', config, '--set', 'training.lr=1e-3,5e-4', '--epochs', '7')
     assert [command[:3] for command in commands] == [[sys.executable, '-m', 'vadslim.staged']] * 2
     options = parse_args(commands[1][3:])
     assert options.run_all_stages and options.epochs == '7'
     assert options.save_dir == 'work_dirs/sweep_c/lr=0.0005'
     assert options.set == [
         'training.lr=5e-4',
-        'stages.structural.logging.tensorboard_dir=work_dirs/sweep_c/tensorboard/lr=0.0005',
+        'stages.structural.logging.tensorboard_dir=work_dirs/sweep_c/tensorboard',
     ]
 
 
@@ -69,11 +67,17 @@ def test_what_another_run_left_is_where_all_points_start(config, tmp_path, capsy
         ([], '--set KEY=A,B is needed'),
         (['--set', 'training.lr=1,x', '--stage', 'structural'], 'training.lr|--lr'),
         (['--set', 'training.lt=1', '--stage', 'structural'], 'the nearest is training.lr'),
-        (['--set', 'training.lr=1,2'], 'give --stage NAME or --run-all-stages'),
         (['--set', 'training.lr=1', '--lr', '2', '--stage', 'structural'], '--set training.lr: another option'),
         (['--set', 'training.save_dir=a,b', '--stage', 'structural'], 'the folders of a sweep are under --save_dir'),
+        (['--set', 'stages.dense.seed=1,2', '--stage', 'structural'], 'only stage structural is run'),
+        (
+            ['--set', 'logging.tensorboard_dir=a', '--stage', 'structural'],
+            'the folders of a sweep are under --save_dir',
+        ),
+        (['--set', 'training.lr=1', '--import', 'no.such'], '--import no.such: no such module'),
         (['--set', 'training.lr=1', '--resume'], 'every point of a sweep goes on by itself'),
         (['--set', 'training.lr=1', '--launcher', 'slurm'], '--partition P go together'),
+        (['--set', 'training.lr=1', '--partition', 'P'], '--partition P go together'),
         (['--set', 'training.lr=1', '--jobs', '0'], '--jobs'),
         (['--set', 'training.lr=1', '--lrr', '1'], 'unrecognized arguments: --lrr'),
     ],
@@ -85,6 +89,62 @@ def test_errors(config, tmp_path, capsys, argv, message):
     assert [path.name for path in tmp_path.iterdir()] == ['c.yaml']
 
 
+@pytest.fixture
+def started(monkeypatch):
+    """What a sweep would have started, and what it would have been compared by."""
+    calls = []
+
+    def points(runs, jobs, overwrite, local, spread):
+        calls.append((runs, jobs, overwrite, local, spread))
+        return []
+
+    monkeypatch.setattr('vadslim.staged.sweep_run.run_points', points)
+    monkeypatch.setattr('vadslim.staged.sweep_report.report', lambda runs, found, folder, metric: calls.append(metric))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ('argv', 'expected'),
+    [
+        ([], (1, False, True, True)),
+        (['--jobs', '9'], (3, False, True, True)),
+        (['--jobs', '2', '--overwrite'], (2, True, True, True)),
+        (['--gpus', '1'], (1, False, True, False)),
+        (['--gpu-ids', '0'], (1, False, True, False)),
+        (['--launcher', 'slurm', '--partition', 'P'], (3, False, False, False)),
+        (['--launcher', 'slurm', '--partition', 'P', '--jobs', '2'], (2, False, False, False)),
+    ],
+    ids=str,
+)
+def test_how_many_at_once(config, started, argv, expected):
+    sweep = ['--config', config, '--stage', 'structural', '--set', 'training.lr=1,2,3', '--metric', 'f1', *argv]
+    assert main(sweep) == 0
+    assert started[0][1:] == expected and started[1] == 'f1'
+
+
+def test_what_the_results_of_a_point_depend_on(config, started, tmp_path):
+    def recipe(*argv):
+        started.clear()
+        assert main(['--config', config, '--stage', 'dense', '--set', 'training.lr=1', *argv]) == 0
+        (run,) = started[0][0]
+        return run.recipe, run.inputs, run.command
+
+    best = tmp_path / 'checkpoints' / 'structural' / 'checkpoint_best.pth'
+    best.parent.mkdir(parents=True)
+    best.touch()
+    base, inputs, _ = recipe()
+    assert inputs == {'init_from': best.relative_to(tmp_path)} and [stage['name'] for stage in base] == ['dense']
+    for key in ('logging.log_interval', 'training.save_interval', 'training.keep_last_n'):
+        assert recipe('--set', f'{key}=7')[0] == base
+    assert recipe('--device', 'cpu')[0] == base
+    for key in ('training.epochs', 'data.curriculum_stage', 'model.num_layers'):
+        assert recipe('--set', f'{key}=7')[0] != base
+    (tmp_path / 'other.pth').touch()
+    _, inputs, command = recipe('--init_from', 'other.pth')
+    assert [str(path) for path in inputs.values()] == ['other.pth']
+    assert not any('stages.dense.init_from' in word for word in command)
+
+
 def test_srun_is_that_of_slurm_train(monkeypatch):
     for name in ('GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK', 'SRUN_ARGS', 'PYTHON'):
         monkeypatch.delenv(name, raising=False)
@@ -94,6 +154,8 @@ def test_srun_is_that_of_slurm_train(monkeypatch):
         monkeypatch.setenv(name, value)
     line = 'srun -p gpu --job-name=j --gres=gpu:8 --ntasks=16 --ntasks-per-node=8 --cpus-per-task=2'
     assert srun('gpu', 'j', ['x']) == shlex.split(f'{line} --kill-on-bad-exit=1 --qos "a b" /p -u x --launcher slurm')
+    monkeypatch.setenv('GPUS', '$N')  # whatever Slurm makes of it
+    assert {'--gres=gpu:8', '--ntasks-per-node=8'} <= set(srun('gpu', 'j', ['x']))
 
 
 SRUN = """#!/bin/sh

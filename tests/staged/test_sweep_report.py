@@ -67,15 +67,19 @@ def test_picture_of_numbers(drawn):
     assert list(lines.values()) == [([1e-5, 1e-3, 1e-2], [0.2, 0.1, 0.3])]
     assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == ('log', 'training.lr', 'f1')
     assert drawn([1, 2], 'a=0,100')[0].get_xscale() == 'linear'
+    assert drawn([1, 2, 3], 'a=0,1e-4,1e-2')[0].get_xscale() == 'symlog'
 
 
 def test_picture_of_words(drawn):
     axes, lines = drawn([0.3, 0.1], 'training.scheduler=cosine,constant')
     assert list(lines.values()) == [([0.0, 1.0], [0.3, 0.1])]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ['cosine', 'constant']
+    assert [line.get_linestyle() for line in axes.get_lines()] == ['None']  # no words lie between them
 
 
 def test_picture_of_a_grid(drawn):
     axes, lines = drawn([1, 2, 3, 4, 5, 6], 'model.kind=a,b', 'training.lr=1,2,3', 'seed=7')
     assert lines == {'kind a': ([1, 2, 3], [1, 2, 3]), 'kind b': ([1, 2, 3], [4, 5, 6])}
     assert axes.get_xlabel() == 'training.lr'
+    same = 'stages.{}.training.lr=1,2'.format
+    assert set(drawn([1, 2, 3, 4], same('one'), same('two'))[1]) == {'two.lr 1', 'two.lr 2'}

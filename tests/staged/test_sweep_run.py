@@ -141,6 +141,19 @@ time.sleep(60)
     assert calls(runs[3]) == 0
 
 
+def test_a_sweep_that_is_killed_leaves_nothing_running(point, monkeypatch):
+    """Or what is left would hold the points that the same command is to go on with."""
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    run = point('a', "(folder / 'pid').write_text(str(os.getpid())); (folder / 'ready').touch(); time.sleep(60)")
+    sweep = Forked(lambda _: run_points([run], 1) and None, [])
+    until = time.monotonic() + 30
+    while time.monotonic() < until and not (run.folder / 'ready').exists():
+        time.sleep(0.02)
+    sweep.send_signal(signal.SIGKILL)
+    sweep.wait(30)
+    assert ended(int((run.folder / 'pid').read_text()))
+
+
 def test_nothing_is_run_where_a_folder_is_not_ours(point):
     runs = [point('a'), point('b')]
     runs[1].folder.mkdir()

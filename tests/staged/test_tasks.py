@@ -10,7 +10,7 @@ from vadslim.staged.tasks import COMMON, INK, register_task, schema_of
 
 DEFAULTS = {
     'seed': 0,
-    'model': {'embed_dim': 128, 'num_layers': 4, 'full_heads': True, 'freeze_encoder': False},
+    'model': {'embed_dim': 128, 'num_layers': 4, 'decoder_dim': 16, 'full_heads': True, 'freeze_encoder': False},
     'training': {
         'lr': 1e-3,
         'batch_size': 32,
@@ -59,6 +59,16 @@ def test_another_task_brings_its_own(no_more_tasks, tmp_path):
         resolve(tmp_path / 'c.yaml')
 
 
+def test_modules_that_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'needy_task.py').write_text('import no_such_package\n')
+    for name in ('no_such_task', 'no_such_task.inner'):
+        with pytest.raises(UserError, match=f'--import {name}: no such module'):
+            tasks.import_tasks([name])
+    with pytest.raises(ModuleNotFoundError, match='no_such_package'):
+        tasks.import_tasks(['needy_task'])
+
+
 def test_tasks_that_cannot_be(no_more_tasks):
     with pytest.raises(ValueError, match='ink is there already'):
         register_task('ink', INK)
@@ -104,3 +114,12 @@ def test_no_setting_is_without_effect(key):
         changed[key] = base[key] + 1 if INK.settings[key].kind is int else base[key] / 2 + 0.25
     stage = {'name': 'a', 'init_from': None}
     assert to_config(nest(changed), stage) != to_config(nest(base), stage)
+
+
+def test_curves_of_two_runs_are_apart():
+    pytest.importorskip('tensorboard')
+    from vadslim.examples.ink.recipe import to_config
+
+    settings = nest({**INK.defaults(), 'training.save_dir': 'work/lr=0.1', 'logging.tensorboard_dir': 'curves'})
+    (backend,) = to_config(settings, {'name': 'dense', 'init_from': None})['visualizer']['vis_backends']
+    assert backend['save_dir'] == 'curves/lr=0.1/dense'

@@ -94,9 +94,9 @@ MERGED = 'a0: &a0 {x: 1}\n' + ''.join(f'a{i}: &a{i} {{<<: [{", ".join([f"*a{i - 
         ('a: !!python/name:os.system x\n', 1, 'python/name'),
         ('a: !!set {x}\n', 1, 'not allowed'),
         ('1: x\n', 1, 'the key 1 is no text'),
-        ('? [a]\n: 1\n', 1, 'is no text'),
+        ('? [a]\n: 1\n', 1, 'the key is no text'),
         ('a:\n ' + '[{' * 5000, 2, 'brackets are nested too deeply'),
-        (f'a: {"9" * 5000}', 1, 'digits'),
+        (f'a: {"9" * 5000}', 1, 'a whole number of 5000 digits is too long'),
     ],
 )
 def test_errors_name_file_and_line(read, tmp_path, text, line, message):

@@ -26,7 +26,7 @@ Usage: $(basename "$0") [1-7] [more options of analysis_struct.py, such as --dry
   4  prune, fine-tune on three GPUs (6 epochs)
   5  prune, retrain on three GPUs ($EPOCHS epochs); recommended
   6  the same as 5, the GPUs chosen by CUDA_VISIBLE_DEVICES
-  7  the whole way: prune 30 %, retrain 18 epochs on three GPUs, evaluate
+  7  the whole way: prune 30 %, retrain 18 epochs on three GPUs, evaluate, draw
 
 Config $CONFIG, checkpoint $CHECKPOINT, ratio $PRUNING_RATIO, output in $OUTPUT_DIR.
 The variables at the top of this file can also be set in the environment.
@@ -64,8 +64,9 @@ case "${1:-help}" in
             "${MORE[@]}"
         [[ " ${MORE[*]} " != *" --dry-run "* ]] || exit 0
         "$PYTHON" tools/test.py "$CONFIG" "$OUTPUT_DIR/retrained/latest.pth" \
-            --launcher none --eval bbox --tmpdir tmp
-        # No pictures yet: tools/analysis_tools/visualization.py is not part of this version.
+            --launcher none --eval bbox --tmpdir tmp --json_dir "$OUTPUT_DIR/results"
+        "$PYTHON" tools/analysis_tools/visualization.py --config "$CONFIG" \
+            --result-path "$OUTPUT_DIR/results/results_nusc.json" --save-path "$OUTPUT_DIR/pictures"
         ;;
     -h | --help | help)
         usage

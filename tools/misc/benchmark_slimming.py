@@ -24,9 +24,8 @@ def measure_once(config: Path, ratio: float) -> dict:
     """Slims once in this process and returns seconds per stage, the total and the peak memory in GB."""
     from rich.console import Console
 
-    from vadslim.checkpoint import save_checkpoint
     from vadslim.slimming.options import parse
-    from vadslim.slimming.outputs import SLIM, slim_checkpoint
+    from vadslim.slimming.outputs import SLIM, slim_checkpoint, write_slim
     from vadslim.slimming.prune import Clock, slim_network
 
     with tempfile.TemporaryDirectory() as folder:
@@ -35,7 +34,7 @@ def measure_once(config: Path, ratio: float) -> dict:
         slimmed = slim_network(options, 'cpu', clock)
         with clock('writing'):
             checkpoint, _ = slim_checkpoint(slimmed.network, slimmed.slim, slimmed.step, slimmed.structure)
-            save_checkpoint(checkpoint, Path(folder) / SLIM)
+            write_slim(checkpoint, Path(folder) / SLIM, slimmed.network)
             slimmed.structure.save(Path(folder) / 'structure.json')
     total = sum(seconds for what, seconds in clock.seconds.items() if what != 'building the network')
     used = resource.getrusage(resource.RUSAGE_SELF)

@@ -26,6 +26,9 @@ from vadslim.pruning.edits import Edits
 #: State that is no parameter, by the last part of its name.
 STATISTICS = ('running_mean', 'running_var', 'num_batches_tracked')
 
+#: Numbers that are compared at a time: a tensor may be most of a file.
+PIECE = 1 << 24
+
 #: What a checkpoint says of itself.
 FACTS = ('version', 'stage', 'epoch', 'metric', 'metric_name', 'time')
 
@@ -150,6 +153,8 @@ class Comparison:
         missing: tensors that one of them does not have.
         reshaped: tensors of different shape.
         changed: tensors with other values, the largest change first.
+        counts: tensors of whole numbers or booleans with other values: counters, indices, masks.
+        types: name -> types of the numbers, where they differ.
         compared: number of tensors whose values were compared.
         attrs: 'module.attr' -> both values, None for 'as in the dense network'.
         edits: those that only one has, and those of both.
@@ -162,6 +167,8 @@ class Comparison:
     missing: list[TensorDifference]
     reshaped: list[TensorDifference]
     changed: list[TensorDifference]
+    counts: list[str]
+    types: dict[str, tuple[str, str]]
     compared: int
     attrs: dict[str, tuple[int | None, int | None]]
     edits: dict[str, list[dict[str, Any]]]
@@ -171,7 +178,8 @@ class Comparison:
     def equal(self) -> bool:
         """Whether nothing was found that differs between the networks."""
         units = any(group.only_a or group.only_b for group in self.groups)
-        rest = (self.missing, self.reshaped, self.changed, self.attrs, self.edits['a'], self.edits['b'])
+        values = self.missing, self.reshaped, self.changed, self.counts, self.types
+        rest = (*values, self.attrs, self.edits['a'], self.edits['b'])
         return self.same_architecture and not units and not any(rest)
 
     def to_json(self) -> str:
@@ -198,6 +206,8 @@ def read_side(path: str | Path) -> Side:
     structure = None if data is None else Structure.from_dict(data, str(path))
     edits = Edits(structure.edits if structure else [])
     named = {name.removeprefix('module.'): value for name, value in state.items() if isinstance(value, Tensor)}
+    for name, value in named.items():
+        _check_readable(name, value, path)
     try:
         dense = {edits.dense_name(name): value for name, value in named.items()}
     except EditError as error:
@@ -207,6 +217,16 @@ def read_side(path: str | Path) -> Side:
     facts |= {'metric': checkpoint['metric'], 'metric_name': _text(metadata['metric'])}
     facts['time'] = _text(checkpoint['timestamp'])
     return Side(str(path), structure, dense, facts, checkpoint['config'])
+
+
+def _check_readable(name: str, value: Tensor, path: Path) -> None:
+    if value.layout != torch.strided or value.is_meta or value.is_quantized:
+        kind = 'has no values' if value.is_meta else 'is quantized' if value.is_quantized else 'is sparse'
+        raise CheckpointError(f'{path}: tensor {name} {kind}; only plain ones are compared')
+
+
+def _kind(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix('torch.')
 
 
 def _text(item: Any) -> str | None:
@@ -231,6 +251,7 @@ def _is_json(path: Path) -> bool:
 def compare(a: Side, b: Side) -> Comparison:
     """Finds what differs; pure."""
     missing, reshaped, changed, compared = [], [], [], 0
+    counts, types = [], {}
     for name in dict.fromkeys([*a.names(), *b.names()]):
         dense = a.dense_shape(name) or b.dense_shape(name)
         shapes = a.shape(name, dense), b.shape(name, dense)
@@ -238,6 +259,13 @@ def compare(a: Side, b: Side) -> Comparison:
             missing.append(TensorDifference(name, shapes))
             continue
         pair = _shared_values(a, b, name)
+        kinds = None if a.state is None or b.state is None else (a.state[name].dtype, b.state[name].dtype)
+        if kinds is not None and kinds[0] != kinds[1]:
+            types[name] = _kind(kinds[0]), _kind(kinds[1])
+        if pair is not None and not (pair[0].is_floating_point() or pair[1].is_floating_point()):
+            compared += 1
+            counts += [] if torch.equal(pair[0].long(), pair[1].long()) else [name]
+            pair = None
         change = None if pair is None else relative_change(*pair)
         finite = change is None or math.isfinite(change)
         of_a = relative_change(*pair, of_a=True) if pair is not None and finite else math.nan
@@ -257,6 +285,8 @@ def compare(a: Side, b: Side) -> Comparison:
         missing=missing,
         reshaped=reshaped,
         changed=changed,
+        counts=counts,
+        types=types,
         compared=compared,
         attrs=_attrs(a.structure, b.structure),
         edits=_edits(a.structure, b.structure),
@@ -291,13 +321,18 @@ def compare_groups(a: Structure | None, b: Structure | None) -> list[GroupDiffer
 
 def relative_change(a: Tensor, b: Tensor, of_a: bool = False) -> float:
     """||b - a|| / max(||a||, ||b||), or / ||a||, in float64; 0 for two zeros, NaN if something is not finite."""
-    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-        same = a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())
-        return 0.0 if same else math.nan
-    if torch.equal(a, b):
+    squares, same = torch.zeros(3, dtype=torch.float64), True
+    for one, other in zip(a.reshape(-1).split(PIECE), b.reshape(-1).split(PIECE)):
+        x, y = one.double(), other.double()
+        same = same and bool(((x == y) | (x.isnan() & y.isnan())).all())
+        squares += torch.stack([value.square().sum() for value in (y - x, x, y)])
+    if same:
         return 0.0
-    a, b = a.double(), b.double()
-    return float((b - a).norm() / (a.norm() if of_a else max(a.norm(), b.norm())))
+    change, of_one, of_other = squares.sqrt().tolist()
+    if not math.isfinite(change):
+        return math.nan
+    reference = of_one if of_a else max(of_one, of_other)
+    return float(change / reference) if reference else math.nan
 
 
 def _shared_values(a: Side, b: Side, name: str) -> tuple[Tensor, Tensor] | None:
@@ -305,8 +340,8 @@ def _shared_values(a: Side, b: Side, name: str) -> tuple[Tensor, Tensor] | None:
     if a.state is None or b.state is None:
         return None
     one, other = a.state[name], b.state[name]
-    if not (one.is_floating_point() and other.is_floating_point()):
-        return None
+    if one.is_complex() or other.is_complex():
+        one, other = (torch.view_as_real(value.to(torch.complex128)) for value in (one, other))
     if a.edits.resamplings.get(name) != b.edits.resamplings.get(name):
         return None  # grids of different size: a position here is none there
     if not (a.positions(name) or b.positions(name)):

@@ -12,8 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from vadslim.analysis.compare import Comparison, TensorDifference, compare, read_side
+from vadslim.analysis.structure_files import printable
 from vadslim.cli import Parser, at_least, run
 
+LONGEST = 200  # characters of a setting's value in a table; JSON has them all
 WIDTH = 160  # of lines that no terminal breaks: the longest names of VAD beside their numbers
 
 
@@ -100,14 +102,14 @@ def sides_table(found: Comparison) -> Table:
         table.add_column(column, overflow='fold')
     a, b = found.sides
     for key in ('path', 'what'):
-        table.add_row(key, escape(a[key]), escape(b[key]))
+        table.add_row(key, _cell(a[key]), _cell(b[key]))
     table.add_row('architecture', *(side['architecture'][:12] for side in found.sides))
     for key, name in (('params', 'parameters'), ('tensors', 'tensors'), ('cut', 'values cut off')):
         if a[key] is not None or b[key] is not None:
             table.add_row(name, *('-' if side[key] is None else f'{side[key]:,}' for side in found.sides))
     for key in ('stage', 'epoch', 'metric', 'time'):
         if a[key] is not None or b[key] is not None:
-            table.add_row(key, *(escape(_fact(side, key)) for side in found.sides))
+            table.add_row(key, *(_cell(_fact(side, key)) for side in found.sides))
     return table
 
 
@@ -124,7 +126,7 @@ def _print_config(found: Comparison, console: Console, top: int) -> None:
         console.print('config: the same', highlight=False)
         return
     rows = (
-        (key, *(json.dumps(values[side], default=str) if side in values else '-' for side in 'ab'))
+        (_shorten(key), *(_shorten(json.dumps(values[side], default=str)) if side in values else '-' for side in 'ab'))
         for key, values in found.config.items()
     )
     _print_table(console, f'Config: {len(found.config)} keys differ', ('key', 'A', 'B'), rows, top)
@@ -134,9 +136,7 @@ def _print_tensors(found: Comparison, console: Console, top: int) -> None:
     for side, letter in enumerate('AB'):
         names = [row.name for row in found.missing if row.shapes[side] is not None]
         if names:
-            more = f' and {len(names) - top} more' if len(names) > top else ''
-            line = f'{len(names)} tensors only in {letter}: {", ".join(names[:top])}{more}'
-            console.print(line, markup=False, highlight=False)
+            _print_names(f'{_tensors(len(names))} only in {letter}', names, console, top)
     if found.reshaped:
         rows = ((row.name, *map(_shape, row.shapes), _change(row)) for row in found.reshaped)
         columns = ['tensor', 'shape A', 'shape B', 'change of what both have']
@@ -147,9 +147,28 @@ def _print_tensors(found: Comparison, console: Console, top: int) -> None:
         title = f'Values: {len(found.changed)} of {found.compared} tensors changed; the largest relative changes'
         rows = ((row.name, _change(row), _percent(row.change_of_a)) for row in found.changed)
         _print_table(console, title, ('tensor', 'change', 'of A alone'), rows, top)
-    elif found.compared:
+    elif found.compared and not found.counts:
         line = f'values: those that both have left are equal, in all {found.compared} tensors compared'
         console.print(line, markup=False, highlight=False)
+    if found.counts:
+        _print_names(f'{_tensors(len(found.counts))} of whole numbers differ', found.counts, console, top)
+    if found.types:
+        names = [f'{name} ({" and ".join(kinds)})' for name, kinds in found.types.items()]
+        _print_names(f'{_tensors(len(names))} of other types', names, console, top)
+
+
+def _print_names(title: str, names: Sequence[str], console: Console, top: int) -> None:
+    more = f'{" and " if top else ""}{len(names) - top} more' if len(names) > top else ''
+    line = printable(f'{title}: {", ".join(names[:top])}{more}')
+    console.print(line, markup=False, highlight=False)
+
+
+def _tensors(count: int) -> str:
+    return f'{count} tensor{"s" * (count != 1)}'
+
+
+def _cell(text: str) -> str:
+    return escape(printable(text))
 
 
 def _print_table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], top: int) -> None:
@@ -159,10 +178,14 @@ def _print_table(console: Console, title: str, columns: Sequence[str], rows: Ite
     for number, column in enumerate(columns):
         table.add_column(column, justify='right' if number else 'left', overflow='fold')
     for row in rows[:top]:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(_cell, row))
     console.print(table)
     if len(rows) > top:
         console.print(f'and {len(rows) - top} more (--top N)', highlight=False)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST else f'{text[: LONGEST - 4]} ...'
 
 
 def _shape(shape: Any) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..old_layouts import HALVES, names_of_today
 from .headers import SIZES, Entry, HeaderError, Headers
 from .unpickler import BUILD, LONGEST_NAME, Blob, Bounded, Reader, Refused, Storage, Tensor, Thing
 
@@ -181,6 +182,8 @@ def _of_content(
             offset = None if start is None else start + tensor.first
             tensors[name] = Entry(tensor.shape, tensor.dtype, (str(path), key, tensor.first), offset, tensor.strides)
         said = content if isinstance(content, dict) else {}
+        if not isinstance(said.get('state_dict'), dict):
+            tensors = names_of_today(tensors)
         meta, metadata = (_plain(said.get(key), {}, 50)[0] for key in ('meta', 'metadata'))
     except Refused as error:
         raise HeaderError(f'{path}: {error}') from None
@@ -222,7 +225,14 @@ def _model(content: Any) -> Any:
                 barren = seen
         else:
             break
-    return content
+    return _joined(content) if isinstance(content, dict) else content
+
+
+def _joined(content: dict[Any, Any]) -> dict[Any, Any]:
+    """An old checkpoint's encoder and decoder, which it has apart, as one model."""
+    halves = {half: content.get(f'{half}_state_dict') for half in HALVES}
+    held = {half: part for half, part in halves.items() if isinstance(part, dict) and next(_named(part, set()), None)}
+    return held or content
 
 
 def _named(item: Any, seen: set[int]) -> Iterator[tuple[str, Tensor]]:

@@ -9,13 +9,14 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..checkpoint import save_checkpoint
+from ..checkpoint_format import write_checkpoint
 from ..cli import UserError
 from ..registry import HOOKS
 from .distill_hook import random_state_from
 from .sparse_hook import unwrapped
 
 KEY = 'level'
+STAGE = 'sparse'  # what metadata says of files of levels
 
 
 @HOOKS.register_module()
@@ -115,4 +116,6 @@ class LevelHook(Hook):
     def _save(self, runner: Runner, name: str) -> None:
         state = {key: value.cpu() for key, value in unwrapped(runner.model).state_dict().items()}
         meta: dict[str, Any] = {'epoch': runner.epoch, 'seed': runner.seed}
-        save_checkpoint({'state_dict': state, 'meta': meta}, Path(runner.work_dir) / name)
+        best = max((row['val'] for row in self.history if math.isfinite(row['val'])), default=None)
+        labels = {'config': runner.cfg.to_dict(), 'metric': best, 'metric_name': self.metric, 'stage': STAGE}
+        write_checkpoint({'state_dict': state, 'meta': meta}, Path(runner.work_dir) / name, **labels)

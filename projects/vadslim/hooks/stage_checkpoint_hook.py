@@ -19,6 +19,7 @@ from .checkpoint_hook import LATEST, CheckpointHook
 
 BEST, EPOCH = 'checkpoint_best.pth', 'checkpoint_epoch{}.pth'
 # in the message hub: the last epoch whose validation is in the checkpoint, and what it said
+# (names that begin with val are logged)
 VALIDATED, METRICS = 'epoch_validated', 'last_metrics'
 
 

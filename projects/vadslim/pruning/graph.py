@@ -176,7 +176,7 @@ class _Trace:
         with self.watch.paused(), torch.no_grad():
             try:
                 results = [list(tensors_in(function(*args, **kwargs))) for function in (one, other)]
-            except TypeError:  # other arguments
+            except (TypeError, RuntimeError):  # other arguments, or shapes that only one of them takes
                 return False
         kinds = [[(tensor.shape, tensor.dtype) for tensor in result] for result in results]
         return kinds[0] == kinds[1] and all(map(torch.allclose, *results))

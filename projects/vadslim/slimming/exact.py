@@ -10,12 +10,12 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from vadslim.analysis import GroupRow, Latency, Measured, Report, count_params, measure_in_turn, print_report
-from vadslim.checkpoint import atomic_write, save_checkpoint
+from vadslim.checkpoint import atomic_write
 from vadslim.cli import UserError
 from vadslim.pruning import Structure, compose, find_groups, slice_state_dict
 from vadslim.slimming.masked import Masked
 from vadslim.slimming.network import Network, load_network, read_config
-from vadslim.slimming.outputs import REPORT, STRUCTURE, slim_checkpoint, write_config
+from vadslim.slimming.outputs import REPORT, STRUCTURE, slim_checkpoint, write_config, write_slim
 from vadslim.slimming.prune import Clock
 from vadslim.sparse import Removal, held_by_companions, parameters_of, remove_dead
 from vadslim.sparse.masks import check_masks
@@ -158,7 +158,7 @@ def _write(
     checkpoint, remarks = slim_checkpoint(network, removal.model, step, structure)
     if masks:
         checkpoint['masks'] = _slim_masks(masks, step)
-    save_checkpoint(checkpoint, out / SLIM)
+    write_slim(checkpoint, out / SLIM, network)
     structure.save(out / STRUCTURE)
     config = out / f'{options.config.stem}_slim.py'
     lost = [f'the {removal.units:,} units that nobody hears, their weights being zero']

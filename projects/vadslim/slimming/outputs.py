@@ -14,7 +14,7 @@ from torch import nn
 
 from vadslim.analysis.pages import PAGE_FILES
 from vadslim.checkpoint import atomic_write
-from vadslim.checkpoint_format import label
+from vadslim.checkpoint_format import held_config, write_checkpoint
 from vadslim.hooks.transfer import differences
 from vadslim.pruning import Structure, optimizer_param_names, slice_optimizer_state, slice_state_dict
 from vadslim.slimming.network import Network, is_slim_config, quiet
@@ -25,6 +25,7 @@ SLIM, ZEROED, STRUCTURE, REPORT = (
     'structure.json',
     'report.json',
 )
+STAGE = 'prune'  # what metadata says of networks that were made smaller
 AVERAGED = 'module.'  # before the names of an averaged model's tensors
 NUMBERING = ('optimizer', 'paramwise_cfg', 'constructor')  # what in an optim_wrapper decides which parameter is which
 
@@ -57,8 +58,6 @@ def slim_checkpoint(
     for key in ('message_hub', 'param_schedulers'):
         if key in source:
             checkpoint[key] = source[key]
-    checkpoint |= label(meta.get('epoch'), source.get('config'), stage='prune')
-    checkpoint['metadata']['command'] = True  # a stage of a staged run may have any name
     if 'optimizer' in source:
         moments, remarks = _slim_moments(network, step, source['optimizer'])
         if moments is not None:
@@ -70,6 +69,17 @@ def slim_checkpoint(
         else:
             checkpoint['ema_state_dict'] = averaged
     return checkpoint, remarks
+
+
+def write_slim(content: Mapping[str, Any], path: Path, network: Network) -> None:
+    """Writes a checkpoint of what a network was made into, with the config that it was trained with, if that is known,
+    else that which it was built of.
+    """
+    try:
+        config = held_config(network.checkpoint)
+    except ValueError:  # a text that is no JSON; nothing here needs it
+        config = None
+    write_checkpoint(content, path, config=config or network.cfg.to_dict(), stage=STAGE)
 
 
 def _slim_average(network: Network, step: Structure, state: Any) -> dict[str, Any] | None:

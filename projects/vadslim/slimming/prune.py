@@ -22,7 +22,6 @@ from vadslim.analysis import (
     count_params,
     print_report,
 )
-from vadslim.checkpoint import save_checkpoint
 from vadslim.cli import UserError
 from vadslim.pruning import (
     Cost,
@@ -42,7 +41,7 @@ from vadslim.slimming.elementwise import element_sets, prune_elements
 from vadslim.slimming.network import Network, load_network, read_config
 from vadslim.slimming.norms import recalibrate_norms, recalibration_batches
 from vadslim.slimming.options import Options
-from vadslim.slimming.outputs import SLIM, STRUCTURE, ZEROED, output_names, slim_checkpoint, write_config
+from vadslim.slimming.outputs import SLIM, STRUCTURE, ZEROED, output_names, slim_checkpoint, write_config, write_slim
 from vadslim.slimming.reporting import counts, write_report
 from vadslim.slimming.savings import with_savings
 from vadslim.slimming.scoring import Scored, build_pruner, find, needs_data, score
@@ -349,7 +348,7 @@ def write_all(slimmed: Slimmed, options: Options, config_path: Path, clock: Cloc
     with clock('writing'):
         checkpoint, remarks = slim_checkpoint(network, slimmed.slim, slimmed.step, slimmed.structure)
         notes += remarks
-        save_checkpoint(checkpoint, out / SLIM)
+        write_slim(checkpoint, out / SLIM, network)
         slimmed.structure.save(out / STRUCTURE)
         outputs += write_config(
             config_path,
@@ -375,5 +374,5 @@ def _write_zeroed(network: Network, ratio: float, path: Path) -> list[str]:
     if not any(element_sets(network.model)):
         return [f'{path.name} is not written: the model has no backbone, neck or transformer']
     state, lines = prune_elements(network.model, ratio)
-    save_checkpoint({'meta': dict(network.checkpoint.get('meta') or {}), 'state_dict': state}, path)
+    write_slim({'meta': dict(network.checkpoint.get('meta') or {}), 'state_dict': state}, path, network)
     return [f'{path.name}: {line}' for line in lines]

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from vadslim.checkpoint import load_checkpoint
 from vadslim.cli import UserError, say
-from vadslim.experiment import add_hooks, check_data, check_trainable, never_download, use_structure
+from vadslim.experiment import add_hooks, build_runner, check_data, check_trainable, never_download, use_structure
 from vadslim.hooks import Start, choose_start, fine_tune_config
 from vadslim.hooks.checkpoint_hook import find_latest
 from vadslim.hooks.distill_hook import distill_config
@@ -96,7 +96,7 @@ def _run(cfg: Config, folder: Path, launcher: str, work: Callable[[Runner], Any]
     cfg.work_dir = str(folder)
     cfg.experiment_name = f'{folder.parent.name}_{folder.name}_{time.time_ns()}'  # a name belongs to one Runner only
     adapt_to_device(cfg, launcher)
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg, folder.name)
     hook = LastMetrics()
     runner.register_hook(hook, 'VERY_LOW')
     work(runner)

@@ -30,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    given = build_parser().parse_args(argv)
-    _check(given)
+    given = parse(argv)
     from vadslim.launch import choose_machine, init_distributed, on_rank_0, torchrun
 
     ids = given.gpu_ids if given.gpu is None else [given.gpu]
@@ -59,8 +58,9 @@ def _main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _check(given: argparse.Namespace) -> None:
-    """Raises what is wrong with the flags alone."""
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Reads the flags; raises a ``UserError`` for what is wrong with them alone."""
+    given = build_parser().parse_args(argv)
     if used := [name for name in _MAMBA if hasattr(given, name)]:
         raise UserError(f'--{used[0]}: there is no Mamba network here')
     if given.gpu is not None and (given.gpus or given.gpu_ids):
@@ -74,6 +74,7 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError('--checkpoint: is for --resume; weights to start from are --init or --pretrained')
     if hasattr(given, 'pretrained') and hasattr(given, 'init'):
         raise UserError('--init and --pretrained: both are what level 0 starts from, one of them is needed')
+    return given
 
 
 def _plan(given: argparse.Namespace, launcher: str) -> Run:
@@ -172,8 +173,9 @@ def _deterministic(settings: Settings) -> None:
 
 def _inputs(cfg: Config, flags: dict[str, Any], settings: Settings) -> dict[str, Path]:
     """The files that level 0 starts from; ``--init`` writes one that is not there."""
-    from vadslim.checkpoint import save_checkpoint
+    from vadslim.checkpoint_format import write_checkpoint
     from vadslim.cli import say
+    from vadslim.hooks.level_hook import STAGE
     from vadslim.sparse_training.level import build
     from vadslim.sparse_training.start import initial_weights
 
@@ -193,7 +195,8 @@ def _inputs(cfg: Config, flags: dict[str, Any], settings: Settings) -> dict[str,
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f'--init {path}: its folder cannot be created: {error.strerror}') from None
-        meta = {'arch': settings.arch, 'seed': settings.seed}
-        save_checkpoint({'state_dict': build(cfg).state_dict(), 'meta': meta}, path)
+        meta = {'epoch': 0, 'arch': settings.arch, 'seed': settings.seed}
+        content = {'state_dict': build(cfg).state_dict(), 'meta': meta}
+        write_checkpoint(content, path, config=cfg.to_dict(), stage=STAGE)
         say(f'--init {path}: initial weights of seed {settings.seed} are written to it')
     return {'init': path}

@@ -15,15 +15,17 @@ from unittest import mock
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner, set_random_seed
+from mmengine.runner import set_random_seed
 from torch import Tensor, nn
 
 from vadslim.analysis.sparse_summary import LATER
-from vadslim.checkpoint import load_checkpoint, save_checkpoint
+from vadslim.checkpoint import load_checkpoint
+from vadslim.checkpoint_format import write_checkpoint
 from vadslim.cli import UserError, say
-from vadslim.experiment import add_hooks, weights_of, write_text
+from vadslim.experiment import add_hooks, build_runner, weights_of, write_text
 from vadslim.hooks import LevelHook
 from vadslim.hooks.checkpoint_hook import find_latest
+from vadslim.hooks.level_hook import STAGE
 from vadslim.hooks.transfer import differences, shorten
 from vadslim.launch import adapt_to_device, on_rank_0
 from vadslim.registry import MODELS
@@ -158,8 +160,8 @@ def _prepare(run: Run, number: int, folder: Path) -> Pruned:
         masks = dense_masks(weights)
         pruned = Pruned(masks, masks, heads=heads_left(model, weights, masks))
         state = initial_weights(model, run.inputs or {})
-        save_checkpoint({'state_dict': state, 'meta': {'seed': run.settings.seed}}, folder / INIT)
-        _store(folder, pruned, pruned.current, pruned.refill, state)
+        _write(run, {'state_dict': state, 'meta': {'epoch': 0, 'seed': run.settings.seed}}, folder / INIT)
+        _store(run, folder, pruned, pruned.current, pruned.refill, state)
         return pruned
     before = run.level_folder(number - 1)
     load(model, before / MODEL)
@@ -181,14 +183,16 @@ def _prepare(run: Run, number: int, folder: Path) -> Pruned:
     state = rewound(build(run.cfg), load_checkpoint(_rewind_file(run))['state_dict'], run.settings.prune_type)
     weights = {name: state[name] for name in held[0]}
     state |= start(weights, cases(*held))
-    _store(folder, pruned, *held, state)
+    _store(run, folder, pruned, *held, state)
     return pruned
 
 
-def _store(folder: Path, pruned: Pruned, current: Mapping, refill: Mapping, state: Mapping[str, Tensor]) -> None:
+def _store(
+    run: Run, folder: Path, pruned: Pruned, current: Mapping, refill: Mapping, state: Mapping[str, Tensor]
+) -> None:
     """The files of the level's start: those that the training reads hold the companions' masks as well."""
     save_masks(folder / TRAINING / MASKS, current, refill)
-    save_checkpoint({'state_dict': dict(state), 'meta': {}}, folder / TRAINING / 'start.pth')
+    _write(run, {'state_dict': dict(state), 'meta': {'epoch': 0}}, folder / TRAINING / 'start.pth')
     save_masks(folder / MASKS, pruned.current, pruned.refill)
 
 
@@ -275,11 +279,12 @@ def _name(cfg: Config, run: Run, number: int) -> None:
 def _train(run: Run, cfg: Config, folder: Path, pruned: Pruned) -> dict[str, Any]:
     """Train; then test the network as it is and as it was after its best epoch."""
     adapt_to_device(cfg, run.launcher)
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg, folder.name)
     runner.train()
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     hook = next(hook for hook in runner._hooks if isinstance(hook, LevelHook))
     best = folder / TRAINING / f'best_epoch_{hook.best}.pth'
+    val = next(row['val'] for row in hook.history if row['epoch'] == hook.best)
     tested = {}
     for name, source in ((MODEL, None), (BEST, best)):
         if source is not None:
@@ -287,8 +292,8 @@ def _train(run: Run, cfg: Config, folder: Path, pruned: Pruned) -> dict[str, Any
         # by the loop alone: runner.test() would set up and close again what the training has set up and closed
         tested[name] = float(runner.test_loop.run()[METRIC])
         if is_main_process():
-            _save(model, folder / name, pruned, hook.best if source else runner.epoch, tested[name])
-    val = next(row['val'] for row in hook.history if row['epoch'] == hook.best)
+            meta = {'epoch': hook.best if source else runner.epoch, 'test': tested[name]}
+            _save(model, folder / name, run, pruned, meta, val)
     return {
         'remain_weight': remain_weight(pruned.refill),
         'remain_weight_element': 100 * pruned.element,
@@ -301,10 +306,14 @@ def _train(run: Run, cfg: Config, folder: Path, pruned: Pruned) -> dict[str, Any
     }
 
 
-def _save(model: nn.Module, path: Path, pruned: Pruned, epoch: int, test: float) -> None:
+def _save(model: nn.Module, path: Path, run: Run, pruned: Pruned, meta: dict[str, Any], val: float) -> None:
     state = {name: value.cpu() for name, value in model.state_dict().items()}
     masks = {name: mask.cpu() for name, mask in pruned.refill.items()}
-    save_checkpoint({'state_dict': state, 'masks': masks, 'meta': {'epoch': epoch, 'test': test}}, path)
+    _write(run, {'state_dict': state, 'masks': masks, 'meta': meta}, path, metric=val, metric_name=METRIC)
+
+
+def _write(run: Run, content: Mapping[str, Any], path: Path, **labels: Any) -> None:
+    write_checkpoint(content, path, config=run.cfg.to_dict(), stage=STAGE, **labels)
 
 
 def _size(run: Run, number: int, folder: Path) -> dict[str, int] | None:

@@ -9,13 +9,13 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from vadslim.cli import UserError, run, say, was_interrupted
 from vadslim.staged.extends import YAML, read_config
 from vadslim.staged.flags import overrides_of, parse_args
+from vadslim.staged.tasks import import_tasks
 
 LATEST = 'checkpoint_latest.pth'
 #: a full disk, a used-up quota, a limit on files
@@ -32,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int | None:
     options = parse_args(argv)
     logging.raiseExceptions = False  # a full disk is said in one line, not by a traceback for each line of the log
-    for module in options.imports:
-        import_module(module)
+    import_tasks(options.imports)
     overrides = overrides_of(options)
     from vadslim.launch import choose_machine, torchrun
 
@@ -91,6 +90,7 @@ def _stages(options: argparse.Namespace, overrides: dict[str, Any], launcher: st
     from vadslim.launch import init_distributed
     from vadslim.staged.run import run_stages
     from vadslim.staged.settings import resolve
+    from vadslim.stages import MARK
 
     init_distributed(launcher)
     saved, name, source = None, options.stage, None
@@ -99,9 +99,9 @@ def _stages(options: argparse.Namespace, overrides: dict[str, Any], launcher: st
         saved, name = _resumed(source, options.stage, options.config)
     plan = resolve(options.config, overrides, saved, name if source else None)
     if source and 'training.save_dir' not in overrides:
-        folder = plan.select(name)[0].folder
-        if folder.absolute() != source.parent.absolute() and source.parent.name == name:  # it goes on where it is
-            overrides = {**overrides, 'training.save_dir': str(source.parent.parent)}
+        folder, here = plan.select(name)[0].folder, source.parent
+        if folder.absolute() != here.absolute() and here.name == name and (here / MARK).is_file():  # ours: it stays
+            overrides = {**overrides, 'training.save_dir': str(here.parent)}
             plan = resolve(options.config, overrides, saved, name)
     for note in plan.notes:
         say(note)
@@ -116,14 +116,19 @@ def _resumed(path: Path, asked: str | None, config: str | None) -> tuple[Mapping
     from vadslim.checkpoint import load_checkpoint
     from vadslim.checkpoint_format import held_config
     from vadslim.experiment import config_of
+    from vadslim.staged.resume import check_state
 
     checkpoint = load_checkpoint(path)
+    check_state(checkpoint, path)
     name = (checkpoint.get('metadata') or {}).get('stage')
     if not isinstance(name, str):
         raise UserError(f'{path}: does not say which stage it is of; it is none of train_stages.py')
     if asked not in (None, name):
         raise UserError(f'--stage {asked}: {path} is of stage {name}')
-    held = held_config(checkpoint)
+    try:
+        held = held_config(checkpoint)
+    except ValueError as error:
+        raise UserError(f'{path}: its config cannot be read ({error})') from None
     model = (held or {}).get('model')
     if isinstance(model, Mapping) and 'type' in model:  # an MMEngine config, which names what is to be built
         try:

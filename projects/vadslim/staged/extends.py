@@ -131,7 +131,7 @@ def _check_file(path: Path, kinds: tuple[str, ...], here: str = '') -> None:
     if path.is_file():
         return
     files = path.parent.iterdir() if path.parent.is_dir() else ()
-    names = [entry.name for entry in files if entry.suffix.lower() in kinds]
+    names = [entry.name for entry in files if entry.suffix.lower() in kinds and entry.is_file()]
     near = difflib.get_close_matches(path.name, names, 1)
     hint = f'; did you mean {path.with_name(near[0])}?' if near else ''
     raise UserError(f'{here}{path}: no such config{hint}')

@@ -58,8 +58,24 @@ def _has_stages(path: Path, above: tuple[Path, ...] = ()) -> bool:
         return True
     bases = _literal(values.get('_base_'))
     names = [bases] if isinstance(bases, str) else bases if isinstance(bases, list | tuple) else []
-    files = [path.parent / name for name in names if isinstance(name, str)]
+    files = [path.parent / name for name in names if isinstance(name, str)] + _imported(body, path)
     return any(_has_stages(file, (*above, path)) for file in files if file not in above)
+
+
+def _imported(body: list[ast.stmt], path: Path) -> list[Path]:
+    """The files beside a config from which it imports stages: ``with read_base(): from .base import *``."""
+    found = []
+    for block in body:
+        calls = [item.context_expr for item in block.items] if isinstance(block, ast.With) else []
+        if not any(isinstance(call, ast.Call) and ast.unparse(call.func).endswith('read_base') for call in calls):
+            continue
+        for line in block.body:
+            if not (isinstance(line, ast.ImportFrom) and line.level and line.module):
+                continue
+            if {'*', 'stages'} & {alias.name for alias in line.names}:
+                folder = path.absolute().parents[line.level - 1]
+                found.append(folder.joinpath(*line.module.split('.')).with_suffix('.py'))
+    return found
 
 
 def _are_stages(value: ast.expr | None) -> bool:
@@ -77,7 +93,7 @@ def _literal(value: ast.expr | None) -> Any:
 
 
 def _stage_of(path: Path) -> str | None:
-    """The stage that a checkpoint says, or a predecessor's file by its name; None of the pruning command's."""
+    """The stage that a checkpoint says, or a predecessor's file by its name; None of what a command has written."""
     try:
         headers = read_headers(path)
     except HeaderError:

@@ -7,11 +7,16 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mmengine.config import Config
+
+from vadslim.cli import UserError, is_user_error
 
 Options = Mapping[str, Any]
 METRICS = 'metrics.json'
@@ -22,6 +27,7 @@ class Command:
     """One of vadslim's commands. Each works in a folder of its own in the stage's.
 
     Attributes:
+        check: reads arguments as ``main`` does and raises what is wrong with them, as far as that needs no checkpoint.
         main: takes arguments, returns an exit code or raises what is wrong.
         arguments: (config, checkpoint, folder, options) -> arguments.
         leaves: (folder, options) -> the checkpoint that it has written there; None if it writes none.
@@ -31,6 +37,7 @@ class Command:
         on_all_ranks: whether several processes share its work; else the first one does it.
     """
 
+    check: Callable[[Sequence[str]], Any]
     main: Callable[[Sequence[str]], int]
     arguments: Callable[[Path, Path | None, Path, Options], list[str]]
     leaves: Callable[[Path, Options], Path | None] = lambda _folder, _options: None
@@ -56,6 +63,35 @@ def flags(options: Options) -> list[str]:
     return found
 
 
+def check_options(kind: str, cfg: Config, options: Options) -> None:
+    """Let a command read what a stage is going to tell it, in a folder that is gone after it.
+
+    Raises:
+        UserError: an option, or the config with it, that the command does not take.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        config, checkpoint = Path(name, 'config.py'), Path(name, 'checkpoint.pth')
+        config.write_text(cfg.pretty_text, encoding='utf-8')
+        checkpoint.touch()
+        command = COMMANDS[kind]
+        try:
+            command.check(command.arguments(config, checkpoint, Path(name), options))
+        except Exception as error:
+            if not is_user_error(error):
+                raise
+            raise UserError(str(error).replace(f'{name}/', '')) from error
+
+
+def _check_prune(argv: Sequence[str]) -> None:
+    from vadslim.slimming.options import parse
+    from vadslim.slimming.scoring import build_pruner
+    from vadslim.slimming.training import check_training
+
+    options = parse(argv)
+    build_pruner(options)
+    check_training(options)
+
+
 def _prune(argv: Sequence[str]) -> int:
     from vadslim.slimming import main
 
@@ -70,6 +106,14 @@ def _pruned(folder: Path, options: Options) -> Path | None:
         name = f'{"retrained" if options.get("retrain") else "fine_tuned"}/latest.pth'
     file = out / (name or 'vad_structured_pruned.pth')
     return file if file.is_file() else None  # none after a dry run
+
+
+def _check_sparse(argv: Sequence[str]) -> None:
+    from vadslim.sparse_training.cli import parse
+    from vadslim.sparse_training.recipe import load_recipe
+
+    given = parse(argv)
+    load_recipe(given.config, vars(given), given.cfg_options)
 
 
 def _sparse(argv: Sequence[str]) -> int:
@@ -97,6 +141,12 @@ def _last_level(folder: Path, options: Options) -> Path | None:
     return next((level / name for name in names if (level / name).is_file()), None)
 
 
+def _check_test(argv: Sequence[str]) -> None:
+    from vadslim.evaluate import parse_args, read_config
+
+    read_config(parse_args(argv))
+
+
 def _test(argv: Sequence[str]) -> int:
     from vadslim.cli import run
     from vadslim.evaluate import main
@@ -110,6 +160,12 @@ def _test_arguments(config: Path, source: Path | None, folder: Path, options: Op
     given = [] if {'out', 'format_only'} & set(options) else ['--out', str(out / METRICS)]
     name = ['--cfg-options', f'experiment_name={folder.name}_{time.time_ns()}']  # a name belongs to one Runner only
     return [str(config), str(source), '--work-dir', str(out), *given, *flags(options), *name]
+
+
+def _check_analyse(argv: Sequence[str]) -> None:
+    from vadslim.model_analysis import parse
+
+    parse(argv)
 
 
 def _analyse(argv: Sequence[str]) -> int:
@@ -126,6 +182,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 COMMANDS: dict[str, Command] = {
     'prune': Command(
+        _check_prune,
         _prune,
         lambda config, source, folder, options: [
             *(str(config), str(source), '--output-dir', str(folder / 'pruned')),
@@ -135,6 +192,7 @@ COMMANDS: dict[str, Command] = {
         can_overwrite=True,
     ),
     'sparse': Command(
+        _check_sparse,
         _sparse,
         _sparse_arguments,
         _last_level,
@@ -143,11 +201,13 @@ COMMANDS: dict[str, Command] = {
         can_overwrite=True,
     ),
     'test': Command(
+        _check_test,
         _test,
         _test_arguments,
         metrics=lambda folder: _read(folder / 'test' / METRICS),
     ),
     'analyse': Command(
+        _check_analyse,
         _analyse,
         lambda _config, source, folder, options: [
             *('--model_path', str(source), '--output_dir', str(folder / 'analysis'), '--quiet'),

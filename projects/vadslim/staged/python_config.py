@@ -15,6 +15,7 @@ from .flags import option_of
 from .tasks import COMMON
 from .yaml_files import read_scalar
 
+_ENDLESS = 10**9  # what MMEngine's schedulers take for no end
 # what the short options are in an MMEngine config
 _PLACES = {
     'training.lr': ('optim_wrapper.optimizer.lr',),
@@ -36,6 +37,7 @@ class PythonConfig:
     def __init__(self, source: Source, entry_keys: tuple[str, ...]) -> None:
         self.source, self.entry_keys = source, (*entry_keys, 'config')
         self.file = {key: value for key, value in source.data.items() if key != 'stages'}
+        self.schedules: dict[str, list[str]] = {}  # of stages: what was done to them, for the user
 
     def stage(
         self, name: str, entry: Mapping[str, Any], over: Mapping[str, Any], saved: Mapping[str, Any]
@@ -67,6 +69,7 @@ class PythonConfig:
             cfg = Config(merge_python(saved, file) if saved else file)
         except (KeyError, TypeError, AssertionError) as error:  # MMEngine's: what cannot be merged
             raise UserError(f'{where}: over the checkpoint: {error.args[0] if error.args else error}') from None
+        planned = (cfg.get('train_cfg') or {}).get('max_epochs')
         self._check_names(values, cfg, where)
         merge_options(cfg, dict(_leaves(values)), f'{where}:')
         if epochs is not None:
@@ -82,6 +85,8 @@ class PythonConfig:
             merge_options(cfg, dict.fromkeys(places, number), f'{option}:')
             for place in places if key == 'data.num_workers' and number == 0 else ():
                 cfg[place.split('.')[0]].pop('persistent_workers', None)  # which no workers cannot be
+        if epochs is not None or 'training.epochs' in over:
+            self.schedules[name] = fit_schedule(cfg, planned)
         return cfg.to_dict()  # type: ignore[no-any-return]
 
     def _check_names(self, values: Mapping[str, Any], cfg: Any, where: str) -> None:
@@ -90,6 +95,41 @@ class PythonConfig:
             near = difflib.get_close_matches(key, self.entry_keys, 1, 0.75)
             if near and key.split('.')[0] not in cfg:
                 raise UserError(f'{where}: {key}: there is no such key; the nearest is {near[0]}')
+
+
+def fit_schedule(cfg: Any, planned: int | None) -> list[str]:
+    """Let schedules that were written to end with the training do so when its epochs have changed, in place.
+
+    MMEngine lets a schedule without an ``end`` last as long as the training; one that says when it ends would stop
+    early, or be cut off.
+
+    Args:
+        cfg: an MMEngine config with its new ``train_cfg.max_epochs``.
+        planned: the epochs that it had.
+
+    Returns:
+        A line for each schedule that was moved, or that is left as it is and goes beyond the training.
+    """
+    epochs, found = cfg.train_cfg.max_epochs, cfg.get('param_scheduler') or []
+    lines = []
+    groups = found.items() if isinstance(found, Mapping) and 'type' not in found else [('', found)]
+    for group, listed in groups:
+        for scheduler in [listed] if isinstance(listed, Mapping) else listed:
+            if epochs == planned or not scheduler.get('by_epoch', True):
+                continue
+            begin = scheduler.get('begin', 0)
+            ends = {'end': planned, 'T_max': planned - begin, 'total_steps': planned} if planned else {}
+            moved = [key for key, value in ends.items() if scheduler.get(key) == value]
+            kind = f'param_scheduler {group}{" " if group else ""}{scheduler.get("type")}'
+            late = [step for step in scheduler.get('milestones') or () if step >= epochs]
+            if begin >= epochs or late or (not moved and epochs < scheduler.get('end', 0) < _ENDLESS):
+                lines.append(f'{kind} was written for {planned} epochs and is left as it is: the training has {epochs}')
+            elif moved:
+                scheduler.update({key: epochs - planned + scheduler[key] for key in moved})
+                lines.append(
+                    f'{kind}: {" and ".join(moved)} changed to end with epoch {epochs}, as with {planned} before'
+                )
+    return lines
 
 
 def _file(path: Any, where: str) -> dict[str, Any]:

@@ -30,12 +30,13 @@ NOT_RESULTS = (
 _SHOWN = 4
 
 
-def differences(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
+def differences(saved: Mapping[str, Any] | None, now: Mapping[str, Any], whole: bool = True) -> list[str]:
     """Tell in which settings a checkpoint's config and that of now differ, as far as results depend on them.
 
     Args:
         saved: plain data; None: not known, so nothing differs.
         now: the settings of the stage that goes on.
+        whole: the config says all; else what it does not say is no difference.
 
     Returns:
         ``'training.epochs 2 -> 4'`` and so on.
@@ -43,7 +44,8 @@ def differences(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list
     if saved is None:
         return []
     theirs, ours = dict(_leaves(saved)), dict(_leaves(now))
-    keys = [key for key in {**theirs, **ours} if not any(fnmatchcase(key, pattern) for pattern in NOT_RESULTS)]
+    named = {**theirs, **ours} if whole else theirs
+    keys = [key for key in named if not any(fnmatchcase(key, pattern) for pattern in NOT_RESULTS)]
     return [
         f'{key} {_text(theirs.get(key))} -> {_text(ours.get(key))}' for key in keys if theirs.get(key) != ours.get(key)
     ]
@@ -53,6 +55,20 @@ def shorten(changes: list[str]) -> str:
     """The first of the differences, on one line."""
     more = f' and {len(changes) - _SHOWN} more' if len(changes) > _SHOWN else ''
     return ', '.join(changes[:_SHOWN]) + more
+
+
+def check_state(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Check that a checkpoint holds the state of a training.
+
+    Raises:
+        UserError: it does not; the line says what to do with it.
+    """
+    meta = checkpoint.get('meta') or {}
+    if type(meta.get('epoch')) is not int or type(meta.get('iter')) is not int or 'message_hub' not in checkpoint:
+        why = 'holds weights, not the state of a training'
+        if 'optimizer' in checkpoint:
+            why = 'does not say after which epoch it was written'
+        raise UserError(f'{path}: {why}; start from it by --init_from {path}')
 
 
 def check_resumable(checkpoint: Mapping[str, Any], path: Path, stage: str, epochs: int | None, changed: bool) -> None:
@@ -68,12 +84,11 @@ def check_resumable(checkpoint: Mapping[str, Any], path: Path, stage: str, epoch
     Raises:
         UserError: it is no state of a training, is another stage's, or has no epochs left.
     """
-    meta, metadata = checkpoint.get('meta') or {}, checkpoint.get('metadata') or {}
-    if type(meta.get('epoch')) is not int or type(meta.get('iter')) is not int or 'message_hub' not in checkpoint:
-        raise UserError(f'{path}: holds weights, not the state of a training; start from it by --init_from {path}')
+    check_state(checkpoint, path)
+    metadata = checkpoint.get('metadata') or {}
     if metadata.get('stage') not in (None, stage):
         raise UserError(f'{path}: is of stage {metadata["stage"]}, not of {stage}')
-    done = meta['epoch']
+    done = checkpoint['meta']['epoch']
     if epochs is not None and (done > epochs or (changed and done == epochs)):
         raise UserError(f'{path}: has {done} epochs, the stage shall have {epochs}; more are needed (--epochs N)')
 

@@ -27,12 +27,12 @@ from vadslim.checkpoint_format import held_config, plain_config
 from vadslim.cli import UserError, is_user_error, say, was_interrupted
 from vadslim.hooks import FiniteHook, StructureHook
 from vadslim.hooks.checkpoint_hook import find_latest
-from vadslim.hooks.progress_hook import ProgressHook
 from vadslim.hooks.stage_checkpoint_hook import METRICS, same_file
 from vadslim.hooks.transfer import compare_architecture
 from vadslim.launch import adapt_to_device, on_rank_0
+from vadslim.old_layouts import is_old_layout, outside_of_halves
 from vadslim.slimming.training import LEAVES, LastMetrics
-from vadslim.staged.kinds import COMMANDS, Command
+from vadslim.staged.kinds import COMMANDS, Command, check_options
 from vadslim.staged.resume import (
     NewSettings,
     SameBuffers,
@@ -89,6 +89,8 @@ def run_stages(
         latest = (goes_on or on_rank_0(partial(find_latest, stage.folder))) if resume else None
         source = _source(plan, stage, left, latest)
         if stage.kind == 'train':
+            for line in stage.notes:
+                say(f'stage {stage.name}: {line}')
             done.append(train(stage, source, launcher, overwrite, resume, goes_on))
         else:
             done.append(command(stage, source, launcher, overwrite, COMMANDS[stage.kind]))
@@ -101,12 +103,17 @@ def check(stage: Stage) -> None:
     """Check what can be known of a stage before any is run.
 
     Raises:
-        UserError: its config cannot be used, or its folder cannot be written.
+        UserError: its config or its options cannot be used, or its folder cannot be written.
     """
     cfg = stage_config(stage)
     if stage.kind == 'train':
         experiment.check_trainable(cfg, stage.name)
         experiment.check_backends(cfg)
+    else:
+        try:
+            check_options(stage.kind, cfg, stage.options)
+        except UserError as error:
+            raise UserError(f'stage {stage.name} ({stage.kind}): {error}') from error
     place = next(path for path in (stage.folder.absolute(), *stage.folder.absolute().parents) if path.exists())
     if not place.is_dir():
         raise UserError(f'{stage.folder}: cannot be created: {place} is a file')
@@ -162,12 +169,9 @@ def train(
     runner.register_hook(last, 'LOW')  # before the checkpoint is written
     runner.register_hook(SameBuffers())
     runner.register_hook(FiniteHook())
-    bar = ProgressHook(stage.name)
-    runner.register_hook(bar)
     try:
         runner.train()
     except BaseException as error:
-        bar.stop()  # what is said now is for copying: not broken at the terminal's width
         if was_interrupted(error):
             kept = find_latest(stage.folder)
             say(f'stage {stage.name}: stopped; {f"{kept} is kept" if kept else "no epoch was finished"}')
@@ -188,7 +192,9 @@ def _begin(
     latest = (resumed or find_latest(stage.folder)) if adopt else None
     if latest is not None:
         checkpoint = load_checkpoint(latest)
-        changes = differences(held_config(checkpoint), plain_config(stage.settings) or {})
+        if is_old_layout(checkpoint) and latest.parent.absolute() == stage.folder.absolute():
+            raise UserError(f'{latest}: is of another program, in its folder; choose another by --save_dir')
+        changes = _changes(stage, checkpoint)
         check_resumable(checkpoint, latest, stage.name, cfg.train_cfg.get('max_epochs'), bool(changes))
         if changes and (stage.folder / MARK).is_file():
             lock(stage.folder)
@@ -197,6 +203,12 @@ def _begin(
         say(f'{stage.folder}: nothing to resume from, training starts at epoch 0')
     step = _open(stage, cfg, source, overwrite, adopt=adopt)
     return step, None if step.done else latest or find_latest(stage.folder)
+
+
+def _changes(stage: Stage, checkpoint: Mapping[str, Any]) -> list[str]:
+    """The settings in which a stage differs from the checkpoint that it goes on from."""
+    now = plain_config(stage.settings) or {}
+    return differences(held_config(checkpoint), now, whole=not is_old_layout(checkpoint))
 
 
 def _runner(stage: Stage, cfg: Config, source: Path | None, latest: Path | None, launcher: str) -> Runner:
@@ -214,19 +226,20 @@ def _runner(stage: Stage, cfg: Config, source: Path | None, latest: Path | None,
             experiment.keep_structure(cfg, checkpoint, cfg.work_dir)
         experiment.never_download(cfg)
     if latest is not None:
-        changes = differences(held_config(checkpoint), plain_config(stage.settings) or {})
+        changes = _changes(stage, checkpoint)
         say(f'stage {stage.name}: goes on from {latest}' + (f'; other settings: {shorten(changes)}' if changes else ''))
         if note := workers_note(held_config(checkpoint), plain_config(stage.settings) or {}):
             say(f'stage {stage.name}: {note}')
-        hooks = [NewSettings()] if changes else []
+        hooks = [NewSettings()] if changes and not is_old_layout(checkpoint) else []  # those follow them anyway
     adapt_to_device(cfg, launcher)
     object.__setattr__(cfg, '_filename', CONFIG)  # the name under which the Runner writes it into the folder
-    runner = Runner.from_cfg(cfg)
+    runner = experiment.build_runner(cfg, stage.name)
     for hook in hooks:
         runner.register_hook(hook)
     if start is not None and latest is None:
         declared = next((hook for hook in runner.hooks if isinstance(hook, StructureHook)), StructureHook())
         transfer = compare_architecture(weights, _unwrapped(runner.model))
+        declared.allow_missing += tuple(outside_of_halves(checkpoint, transfer.new))
         transfer.check(f'stage {stage.name}: {start}', declared.allow_missing, declared.allow_unexpected)
         say(f'stage {stage.name}: of {start} {transfer}')
     return runner

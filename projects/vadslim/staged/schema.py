@@ -67,7 +67,7 @@ class Setting:
             raise ValueError
         if self.kind in (int, float) and not self._holds(value):
             raise ValueError
-        if self.kind is str and not value.strip():  # a folder with no name is this one
+        if self.kind is str and (not value.strip() or '\0' in value):  # a folder with no name is this one
             raise ValueError
         if self.choices and value not in self.choices:
             raise ValueError

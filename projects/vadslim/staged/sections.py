@@ -48,15 +48,12 @@ class Sections:
         def where(key: str) -> str:
             return f'{self.source.where(f"stages.{name}.{key}")}: stages.{name}'
 
-        settings = {
-            **self.schema.defaults(),
-            **self._kept(saved),
-            **self.file,
-            **self.schema.check(entry, where, self.entry_keys),
-            **command_line(self.schema, over),
-        }
+        own = {**self.schema.check(entry, where, self.entry_keys), **command_line(self.schema, over)}
+        settings = {**self.schema.defaults(), **self._kept(saved), **self.file, **own}
         if problem := self.schema.problem(settings):
-            raise UserError(f'{where("")}: {problem}')
+            key = problem.partition(' ')[0]
+            place = self.source.where(key) if key in self.file and key not in own else where(key)
+            raise UserError(f'{option_of(key) if key in over else place}: {problem}')
         return {'task': self.task, **nest(settings)}
 
     def _kept(self, saved: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -21,6 +21,7 @@ from .python_config import PythonConfig
 from .schema import Schema
 from .sections import Sections, command_line
 from .tasks import COMMON
+from .yaml_files import read_scalar
 
 KINDS = ('train', 'prune', 'sparse', 'test', 'analyse')
 ENTRY_KEYS = ('name', 'kind', 'epochs', 'init_from', 'options')
@@ -47,6 +48,7 @@ class Stage:
         init_given: ``init_from`` is the command line's.
         options: for the kind, as it names them.
         device: cuda or cpu; None: cuda if there is one.
+        notes: lines that the user should read when it is trained.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Stage:
     init_given: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -135,10 +138,17 @@ def resolve(
         over = {**general, **own[name]}
         init_from = over.pop('init_from', None)
         init_from = None if init_from is None else str(init_from)
+        options = {key: over.pop(key) for key in own[name] if key.split('.')[0] == 'options'}
         rest, head = _split_entry(entry, f'{source.where(f"stages.{name}")}: stages.{name}')
+        _set_options(head, options, f'--set stages.{name}')
         settings, folder, device = _settings(content, name, rest, over, saved if name == resumed else {})
         head['init_from'] = init_from or head['init_from']
-        made.append(Stage(name, settings=settings, folder=folder, init_given=bool(init_from), device=device, **head))
+        lines = content.schedules.get(name, []) if isinstance(content, PythonConfig) else []
+        made.append(
+            Stage(
+                name, settings=settings, folder=folder, init_given=bool(init_from), device=device, notes=lines, **head
+            )
+        )
     if isinstance(content, Sections):
         return Plan(source.name, content.task, made, notes + content.notes)
     return Plan(source.name, None, made, notes)
@@ -267,6 +277,26 @@ def _split_entry(entry: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]
         raise UserError(f'{where}: options is {options!r:.60}; a mapping, for a stage that is not of kind train')
     head = {'kind': kind, 'init_from': init_from, 'options': dict(options)}
     return {key: value for key, value in entry.items() if key not in head}, head
+
+
+def _set_options(head: dict[str, Any], over: Mapping[str, Any], where: str) -> None:
+    """Put options of the command line over those of a stage's entry, in place."""
+    for key, text in over.items():
+        name, _, inner = key.partition('.')[2].replace('-', '_').partition('.')
+        if head['kind'] == 'train':
+            raise UserError(f'{where}.{key}: options are for a stage that is not of kind train')
+        if not name:
+            raise UserError(f'{where}.{key}: one option is needed, such as {where[6:]}.options.NAME=VALUE')
+        try:
+            value = read_scalar(text) if isinstance(text, str) else text
+        except ValueError as error:
+            raise UserError(f'{where}.{key}={text}: {error}') from None
+        if inner:  # KEY=VALUE texts
+            theirs = head['options'].get(name) or {}
+            if not isinstance(theirs, Mapping):
+                raise UserError(f'{where}.{key}: {name} is {theirs!r:.60}, which has no keys')
+            value = {**theirs, key.split('.', 2)[2]: value}
+        head['options'][name] = value
 
 
 def _settings(

@@ -59,11 +59,11 @@ def grid(texts: Sequence[str]) -> list[Point]:
         count *= len(listed_values)
     if count > MAX_RUNS:
         raise UserError(f'--set: {count} combinations; at most {MAX_RUNS} are run')
-    labels = _labels(list(values))
+    names = labels(list(values))
     points = []
     for combination in itertools.product(*values.values()):
         overrides = dict(zip(values, combination))
-        points.append(Point(_name({labels[key]: _show(value) for key, value in overrides.items()}), overrides))
+        points.append(Point(_name({names[key]: _show(value) for key, value in overrides.items()}), overrides))
     return points
 
 
@@ -84,19 +84,19 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _labels(keys: Sequence[str]) -> dict[str, str]:
+def labels(keys: Sequence[str]) -> dict[str, str]:
     """The shortest endings of dotted keys that tell them apart; a stage's keys begin with its name."""
     scoped = {key: key.split('.')[2 if key.startswith('stages.') else 0 :] for key in keys}
     stages = {key: f'{key.split(".")[1]}.' if key.startswith('stages.') else '' for key in keys}
-    labels = {}
+    found = {}
     for key, parts in scoped.items():
         others = [scoped[other] for other in keys if other != key and stages[other] == stages[key]]
         length = next(
             (length for length in range(1, len(parts)) if all(other[-length:] != parts[-length:] for other in others)),
             len(parts),
         )
-        labels[key] = stages[key] + '.'.join(parts[-length:])
-    return labels
+        found[key] = stages[key] + '.'.join(parts[-length:])
+    return found
 
 
 def _show(text: str) -> str:

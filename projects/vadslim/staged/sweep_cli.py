@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from vadslim.cli import Parser, UserError, at_least, run, say
 from vadslim.staged.flags import overrides_of, parse_args
 from vadslim.staged.settings import Stage, initial_checkpoint, resolve
 from vadslim.staged.sweep import Point, grid
+from vadslim.staged.tasks import import_tasks
 
 if TYPE_CHECKING:
     from vadslim.staged.sweep_run import Run
@@ -35,9 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog='sweep.py',
         description='Run the stages of one config for each combination of settings. What is finished is not run '
         'again, and what was stopped goes on.',
-        usage='sweep.py --config CONFIG --set KEY=A,B [KEY=A,B ...] [--stage NAME | --run-all-stages] [options]',
-        epilog='All options of train_stages.py but --resume can be given too, for every point: --stage, '
-        '--run-all-stages, --epochs, --device, --import ... Exit codes: 0 all points are done, 2 a mistake in what '
+        usage='sweep.py --config CONFIG --set KEY=A,B [KEY=A,B ...] [--stage NAME] [options]',
+        epilog='All stages are run if none is named. All options of train_stages.py but --resume can be given too, for '
+        'every point: --stage, --epochs, --device, --import ... Exit codes: 0 all points are done, 2 a mistake in what '
         'was asked or a point that failed, 130 interrupted.',
     )
     add = parser.add_argument
@@ -80,8 +80,10 @@ def _run(argv: Sequence[str]) -> int:
         raise UserError('--resume: every point of a sweep goes on by itself; leave it out')
     if (own.launcher == 'slurm') != bool(own.partition):
         raise UserError('--launcher slurm and --partition P go together')
-    for module in options.imports:
-        import_module(module)
+    if not (options.stage or options.run_all_stages):
+        rest = [*rest, '--run-all-stages']
+        options = parse_args(rest)
+    import_tasks(options.imports)
     save_dir = Path(own.save_dir or f'work_dirs/sweep_{Path(options.config).stem}').expanduser()
     points = grid(own.set)
     runs = [_to_run(point, options, rest, own, save_dir) for point in points]
@@ -117,8 +119,11 @@ def _to_run(
     folder = save_dir / point.name
     plan = resolve(options.config, {**fixed, **point.overrides})
     stages = plan.select(options.stage, options.run_all_stages)
+    for key in point.overrides:
+        if key.startswith('stages.') and key.split('.')[1] not in [stage.name for stage in stages]:
+            raise UserError(f'--set {key}: only stage {stages[0].name} is run; all points would be the same')
     settings = [f'{key}={text}' for key, text in point.overrides.items()]
-    curves = save_dir / 'tensorboard' / point.name
+    curves = save_dir / 'tensorboard'  # where a point's have the name of its folder
     for stage in stages:
         if (stage.settings.get('logging') or {}).get('tensorboard_dir'):
             settings.append(f'stages.{stage.name}.logging.tensorboard_dir={curves}')
@@ -137,7 +142,7 @@ def _to_run(
         stages=[stage.name for stage in stages],
         recipe=[_recipe(stage) for stage in stages],
         inputs={} if source is None else {'init_from': source},
-        tensorboard=curves.parent if any('tensorboard_dir=' in text for text in settings) else None,
+        tensorboard=curves if any('tensorboard_dir=' in text for text in settings) else None,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from vadslim.cli import UserError, say
 from vadslim.files import atomic_write
+from vadslim.staged.sweep import labels
 from vadslim.staged.sweep_run import Outcome, Run
 
 TABLE, PICTURE = 'sweep.csv', 'sweep.png'
@@ -109,8 +110,9 @@ def picture(points: Sequence[Mapping[str, str]], values: Sequence[float | None],
     Returns:
         A PNG file.
     """
-    from vadslim.analysis.plots import GRID, LINES, new_figure, to_png
+    from vadslim.analysis.plots import GRID, LINES, new_figure, short, to_png
 
+    names = labels(list(points[0]))
     varied = [key for key in points[0] if len({point[key] for point in points}) > 1] or list(points[0])
     numbers = {key: [_number(point[key]) for point in points] for key in varied}
     across = max(varied, key=lambda key: (None not in numbers[key], len(set(numbers[key]))))
@@ -120,18 +122,22 @@ def picture(points: Sequence[Mapping[str, str]], values: Sequence[float | None],
     for point, value in zip(points, values):
         place = _number(point[across]) if numeric else float(texts.index(point[across]))
         if value is not None and place is not None:
-            label = ', '.join(f'{key.rpartition(".")[2]} {point[key]}' for key in varied if key != across)
+            label = ', '.join(f'{names[key]} {point[key]}' for key in varied if key != across)
             lines.setdefault(label, []).append((place, value))
     figure, axes = new_figure(7.2, 4.2)
     for number, (label, line) in enumerate(lines.items()):
         xs, ys = zip(*sorted(line))
-        style = ('-', '--', ':')[number // len(LINES) % 3]
-        axes.plot(xs, ys, style, marker='o', color=LINES[number % len(LINES)], label=label)
+        turn = number // len(LINES) % 3
+        style = ('-', '--', ':')[turn] if numeric else 'none'  # words have no order
+        axes.plot(xs, ys, linestyle=style, marker='os^'[turn], color=LINES[number % len(LINES)], label=label)
     places = [place for line in lines.values() for place, _ in line]
-    if numeric and min(places) > 0 and max(places) >= 8 * min(places):
-        axes.set_xscale('log')
+    above = [place for place in places if place > 0]
+    if numeric and above and min(places) >= 0 and max(above) >= 8 * min(above):
+        axes.set_xscale('symlog', linthresh=min(above)) if min(places) == 0 else axes.set_xscale('log')
     if not numeric:
-        axes.set_xticks(range(len(texts)), texts)
+        slanted = {'rotation': 20, 'ha': 'right'} if sum(map(len, texts)) > 60 else {}
+        axes.set_xticks(range(len(texts)), [short(text) for text in texts], **slanted)
+        axes.set_xlim(-0.5, len(texts) - 0.5)
     elif len(set(places)) <= 8:
         axes.set_xticks(sorted(set(places)), [f'{place:g}' for place in sorted(set(places))])
         axes.minorticks_off()
@@ -139,7 +145,8 @@ def picture(points: Sequence[Mapping[str, str]], values: Sequence[float | None],
     axes.set_ylabel(title)
     axes.grid(color=GRID, linewidth=0.8)
     if any(lines):
-        axes.legend(frameon=False, fontsize=8)
+        beside = {'loc': 'upper left', 'bbox_to_anchor': (1, 1)} if len(lines) > 4 else {}
+        axes.legend(frameon=False, fontsize=8, **beside)
     return to_png(figure)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import json
@@ -20,6 +21,7 @@ from vadslim.stages import Step, open_step
 
 LOG = 'sweep.log'  # what a point's process prints, in its folder
 _POLL, _PATIENCE = 0.2, 20.0  # seconds: between looks at the processes; for one that was told to end
+_LIBC, _PR_SET_PDEATHSIG = ctypes.CDLL(None), 1  # of linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def run_points(
                         stderr=subprocess.STDOUT,
                         env=environment_of(slot, jobs if local else 1, gpus),
                         start_new_session=True,  # a terminal's Ctrl-C is for this process, which ends the others
+                        preexec_fn=_end_with_parent,  # also if that is killed
                     )
                 except OSError as error:
                     free.insert(0, slot)
@@ -154,6 +157,10 @@ def environment_of(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]:
         for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
             environment.setdefault(name, str(max(1, (os.cpu_count() or 1) // jobs)))
     return environment
+
+
+def _end_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _take(folder: Path) -> BinaryIO:

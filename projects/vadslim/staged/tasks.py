@@ -4,7 +4,8 @@ Another task brings its own: a module that calls :func:`register_task` when it i
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 from vadslim.cli import UserError
@@ -29,14 +30,16 @@ COMMON: dict[str, Setting] = {
     'logging.log_interval': whole(10),  # steps
     'logging.tensorboard_dir': text('runs', optional=True),  # null: none is written
 }
+IMAGE_SIZE = 64  # pixels; the generator draws no other
 CURRICULUM_STAGES = 9  # the hardest strokes; 0: a single one
 
 
 def _ink_problem(settings: Mapping[str, Any]) -> str | None:
-    if settings['model.embed_dim'] % 4:
-        return f'model.embed_dim is {settings["model.embed_dim"]}; a multiple of the 4 attention heads is needed'
-    if settings['data.img_size'] % 8:
-        return f'data.img_size is {settings["data.img_size"]}; a multiple of 8, the pixels of a token, is needed'
+    for key in ('model.embed_dim', 'model.decoder_dim'):
+        if settings[key] % 4:
+            return f'{key} is {settings[key]}; a multiple of the 4 attention heads is needed'
+    if settings['data.img_size'] != IMAGE_SIZE:
+        return f'data.img_size is {settings["data.img_size"]}; strokes are drawn on {IMAGE_SIZE} x {IMAGE_SIZE} pixels'
     first, last = (settings[f'training.curriculum.{end}_stage'] for end in ('start', 'end'))
     if first > last:
         return f'training.curriculum.start_stage is {first}; end_stage {last} comes before it'
@@ -47,10 +50,11 @@ INK = Schema(
     {
         'model.embed_dim': whole(128, low=4),
         'model.num_layers': whole(4),
+        'model.decoder_dim': whole(16, low=4),  # channels
         'model.full_heads': flag(True),  # false: the skeleton and its tangents alone, from a masked image
         'model.freeze_encoder': flag(False),  # true: a stage that starts from another keeps that one's encoder
         **COMMON,
-        'training.epoch_length': whole(10_000),  # images
+        'training.epoch_length': whole(10_000, high=10**8),  # images; their order is held in memory
         'training.loss_weights.skeleton': number(10.0),
         'training.loss_weights.keypoints': number(5.0),
         'training.loss_weights.tangent': number(1.0),
@@ -62,7 +66,7 @@ INK = Schema(
         'training.curriculum.epochs_per_stage': whole(8),
         'training.mask_ratio': number(0.6, high=1, below=True),
         'training.mask_strategy': text('block', 'block', 'random'),
-        'data.img_size': whole(64, low=16),
+        'data.img_size': whole(IMAGE_SIZE),
         'data.rust_threads': whole(4),  # of the predecessor's generator: read, not used
         'data.curriculum_stage': whole(0, low=0, high=CURRICULUM_STAGES),
         'logging.vis_interval': whole(2, low=0),  # epochs; 0: no pictures
@@ -87,6 +91,21 @@ def register_task(name: str, schema: Schema) -> None:
     if missing := sorted(set(COMMON) - set(schema.settings)):
         raise ValueError(f'task {name}: the schema lacks {", ".join(missing)}')
     TASKS[name] = schema
+
+
+def import_tasks(modules: Iterable[str]) -> None:
+    """Import what registers tasks, as ``--import`` names it.
+
+    Raises:
+        UserError: there is no such module.
+    """
+    for module in modules:
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f'{module}.'.startswith(f'{error.name}.'):
+                raise  # of what the module itself imports
+            raise UserError(f'--import {module}: no such module; PYTHONPATH says where modules are') from None
 
 
 def schema_of(task: Any, where: str) -> Schema:

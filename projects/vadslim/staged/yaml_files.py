@@ -139,8 +139,8 @@ def _plain(loader: _Loader, node: Any, key: str, lines: dict[str, int]) -> Any:
     if isinstance(node, yaml.ScalarNode):
         try:
             return loader.construct_object(node)
-        except ValueError as error:  # a whole number of thousands of digits
-            raise _error(node, str(error)) from None
+        except ValueError:
+            raise _error(node, f'a whole number of {len(node.value)} digits is too long') from None
     if node.tag not in _CONTAINERS:
         raise _error(node, f'the tag {node.tag.replace(_TAG, "!!")} is not allowed')
     prefix = f'{key}.' if key else ''
@@ -155,7 +155,8 @@ def _plain(loader: _Loader, node: Any, key: str, lines: dict[str, int]) -> Any:
     for name_node, child in node.value:
         name = _plain(loader, name_node, key, {})
         if not isinstance(name, str):
-            raise _error(name_node, f'the key {getattr(name_node, "value", name)!s:.40} is no text; write it in quotes')
+            shown = f' {name_node.value:.40}' if isinstance(name_node, yaml.ScalarNode) else ''
+            raise _error(name_node, f'the key{shown} is no text; write it in quotes')
         lines[f'{prefix}{name}'] = _line(name_node)
         data[name] = _plain(loader, child, f'{prefix}{name}', lines)
     return data

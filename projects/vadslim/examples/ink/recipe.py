@@ -12,6 +12,7 @@ from .strokes import SIZE
 
 BEST = 'skeleton/f1'
 _TEST_IMAGES = 1000
+_EACH = 8  # images of each curriculum stage in a validation, at least
 
 
 def to_config(sections: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def to_config(sections: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str
     length = training['epoch_length']
     curriculum = _curriculum(training['curriculum'], data['curriculum_stage'])
     stages = list(range(curriculum['start_stage'], curriculum['end_stage'] + 1))
-    validation = min(_TEST_IMAGES, max(length // 4, len(stages)))
+    validation = min(_TEST_IMAGES, max(length // 4, _EACH * len(stages)))
     weights = training['loss_weights'] if dense else dict.fromkeys(STRUCTURAL, 1.0)
     hooks: list[dict[str, Any]] = [
         {'type': 'vadslim.RandomStateHook'},
@@ -54,7 +55,7 @@ def to_config(sections: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str
         'randomness': {'seed': seed},
         'model': {
             'type': 'vadslim.InkNet',
-            **{key: model[key] for key in ('embed_dim', 'num_layers', 'decoder_dim', 'full_heads') if key in model},
+            **{key: model[key] for key in ('embed_dim', 'num_layers', 'decoder_dim', 'full_heads')},
             'mask_ratio': 0.0 if dense else training['mask_ratio'],
             'mask_strategy': training['mask_strategy'],
             'loss_weights': dict(weights),
@@ -86,7 +87,7 @@ def to_config(sections: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str
             'sync_buffers': {'type': 'SyncBuffersHook'},
         },
         'custom_hooks': hooks,
-        'visualizer': _visualizer(logging['tensorboard_dir'], name),
+        'visualizer': _visualizer(logging['tensorboard_dir'], Path(training['save_dir']).absolute().name, name),
         'env_cfg': {'dist_cfg': {'backend': 'nccl'}},
         'log_level': 'INFO',
         'load_from': stage.get('init_from'),
@@ -157,11 +158,11 @@ def _processes() -> int:
     return int(os.environ.get('WORLD_SIZE', 1))
 
 
-def _visualizer(folder: str | None, name: str) -> dict[str, Any] | None:
+def _visualizer(folder: str | None, run: str, stage: str) -> dict[str, Any] | None:
     if folder is None:
         return None
     if find_spec('tensorboard') is None:
         say(f'logging.tensorboard_dir {folder}: the package tensorboard is not installed; nothing is written there')
         return None
-    backend = {'type': 'TensorboardVisBackend', 'save_dir': str(Path(folder) / name)}
+    backend = {'type': 'TensorboardVisBackend', 'save_dir': str(Path(folder) / run / stage)}
     return {'type': 'Visualizer', 'vis_backends': [backend]}

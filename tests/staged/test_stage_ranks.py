@@ -56,9 +56,9 @@ def test_killed_and_started_again(tmp_path, monkeypatch):
     assert [rank.wait(60) for rank in ranks][1] == -signal.SIGKILL and ranks[0].returncode not in (0, -signal.SIGKILL)
     assert load_checkpoint(folder / 'out' / 'one' / 'checkpoint_latest.pth')['epoch'] == 1
     ranks = start(folder, [iteration('two', 2), None])
-    ranks[0].wait(60)
+    assert ranks[0].wait(60) == -signal.SIGKILL
     ranks[1].send_signal(signal.SIGKILL)
-    assert [rank.wait(60) for rank in ranks] == [-signal.SIGKILL] * 2
+    assert ranks[1].wait(60) != 0  # it may have ended just before, for want of the other
     said, other = finish(folder)
-    assert said.count('done already, reused') == 1 and 'goes on from' in said and 'stage' not in other
+    assert said.count('done already, reused') == 1 and 'goes on from' in said and 'stage 1 of 2' not in other
     assert_same(left(folder), expected)

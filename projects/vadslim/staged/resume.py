@@ -18,7 +18,8 @@ from vadslim.checkpoint import load_checkpoint
 from vadslim.cli import UserError, say
 from vadslim.hooks.checkpoint_hook import LATEST
 from vadslim.hooks.fine_tune_hook import keep_moments
-from vadslim.hooks.stage_checkpoint_hook import BEST, EPOCH, numbered, same_file
+from vadslim.hooks.stage_checkpoint_hook import BEST, EPOCH, METRICS, numbered, same_file
+from vadslim.slimming.training import LastMetrics
 
 #: settings on which no result of a training depends: of sections, and of MMEngine configs
 NOT_RESULTS = (
@@ -170,6 +171,22 @@ class NewSettings(Hook):
                 steps = runner.epoch if scheduler.by_epoch else runner.epoch * len(runner.train_dataloader)
                 for _ in range(steps):
                     scheduler.step()
+
+
+class KeptMetrics(LastMetrics):
+    """Remembers what the last validation said in the checkpoints too: a kill may come after it.
+
+    Order: before CheckpointHook (VERY_LOW).
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Take what a resumed checkpoint says."""
+        self.metrics = dict(runner.message_hub.runtime_info.get(METRICS) or {})
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Take what is new."""
+        super().after_val_epoch(runner, metrics)
+        runner.message_hub.update_info(METRICS, self.metrics)
 
 
 class SameBuffers(Hook):

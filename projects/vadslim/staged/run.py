@@ -27,13 +27,14 @@ from vadslim.checkpoint_format import held_config, plain_config
 from vadslim.cli import UserError, is_user_error, say, was_interrupted
 from vadslim.hooks import FiniteHook, StructureHook
 from vadslim.hooks.checkpoint_hook import find_latest
-from vadslim.hooks.stage_checkpoint_hook import METRICS, same_file
+from vadslim.hooks.stage_checkpoint_hook import same_file
 from vadslim.hooks.transfer import compare_architecture
 from vadslim.launch import adapt_to_device, on_rank_0
 from vadslim.old_layouts import is_old_layout, outside_of_halves
-from vadslim.slimming.training import LEAVES, LastMetrics
+from vadslim.slimming.training import LEAVES
 from vadslim.staged.kinds import COMMANDS, Command, check_options
 from vadslim.staged.resume import (
+    KeptMetrics,
     NewSettings,
     SameBuffers,
     check_resumable,
@@ -320,22 +321,6 @@ def _finish(step: Step, kind: Command, options: Mapping[str, Any], begun: float)
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
     result = {'checkpoint': BEST if left else None, 'metrics': finite}
     return step.finish([CONFIG, *([BEST] if left else [])], result, time.monotonic() - begun)
-
-
-class KeptMetrics(LastMetrics):
-    """Remembers what the last validation said in the checkpoints too: a kill may come after it.
-
-    Order: before CheckpointHook (VERY_LOW).
-    """
-
-    def before_train(self, runner: Runner) -> None:
-        """Take what a resumed checkpoint says."""
-        self.metrics = dict(runner.message_hub.runtime_info.get(METRICS) or {})
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Take what is new."""
-        super().after_val_epoch(runner, metrics)
-        runner.message_hub.update_info(METRICS, self.metrics)
 
 
 def check_space(folder: Path, size: int) -> None:

@@ -8,7 +8,7 @@ from stage_toys import write_stages
 
 from vadslim.checkpoint import load_checkpoint
 from vadslim.cli import UserError
-from vadslim.staged import cli, run
+from vadslim.staged import cli, stage_folder
 from vadslim.staged.resume import check_resumable, differences, shorten, workers_note
 from vadslim.testing import ToyAccuracy
 
@@ -49,7 +49,7 @@ def test_an_older_epoch_with_other_settings(tmp_path, monkeypatch, capsys):
     assert load_checkpoint(best)['epoch'] == 4
     settings = ['--epochs', '5', '--lr', '1e-4']
     with monkeypatch.context() as patch:
-        patch.setattr(run, 'open_step', stop)  # a kill just then
+        patch.setattr(stage_folder, 'open_step', stop)  # a kill just then
         assert cli.main(['--resume', str(third), *settings]) == 130
     names = 'checkpoint_best.pth, checkpoint_epoch4.pth, checkpoint_latest.pth'
     line = f'{stage}: goes back to epoch 3; of other settings, and moved to replaced_1: {names}\n'

@@ -18,7 +18,7 @@ from processes import Forked
 from vadslim.checkpoint import load_checkpoint
 from vadslim.hooks import checkpoint_hook
 from vadslim.hooks.stage_checkpoint_hook import METRICS, VALIDATED
-from vadslim.staged import cli, run
+from vadslim.staged import cli, stage_folder, training
 from vadslim.stages import Step
 from vadslim.testing import ToyAccuracy
 
@@ -180,8 +180,8 @@ KILLS = {
     'amid the second': amid_writing('one/checkpoint_latest.pth', lambda folder: list(folder.glob('*_epoch1.pth'))),
     'amid the validation': instead(ToyAccuracy, 'compute_metrics', lambda *_: True),
     'before done.json': instead(Step, 'finish', lambda *_: True),
-    'after done.json': instead(run, 'open_step', lambda folder, *_: folder.name == 'two'),
-    'after step.json': instead(run, 'compare_architecture', lambda *_: True),
+    'after done.json': instead(stage_folder, 'open_step', lambda folder, *_: folder.name == 'two'),
+    'after step.json': instead(training, 'compare_architecture', lambda *_: True),
     'amid the best': amid_writing('two/checkpoint_best.pth', lambda _: True),
     'amid the second stage': iteration('two', 3),
     'after all': instead(cli, '_print', lambda *_: True),

@@ -188,7 +188,6 @@ KILLS = {
 }
 
 
-@pytest.mark.long
 def test_killed_at_the_worst_moments(whole, tmp_path):
     folder = tmp_path / 'run'
     for when, before in KILLS.items():

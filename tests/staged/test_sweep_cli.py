@@ -194,7 +194,7 @@ def test_slurm(config, tmp_path, monkeypatch, capsys):
     assert len((tmp_path / 'srun_calls').read_text().splitlines()) == 4
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_training(tmp_path, capfd):
     """What is trained once is not trained again."""
     config = write_toy_config(tmp_path / 'toy.py', tmp_path / 'work', epochs=1, size=4)

@@ -13,7 +13,7 @@ import vadslim.sparse
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / 'docs' / name for name in ('migration.md', 'results_table.md', 'staged_training.md')]
 TEXT = '\n'.join(page.read_text(encoding='utf-8') for page in PAGES)
-COMMANDS = [shlex.split(line) for line in re.findall(r'^    python (.+)$', TEXT, re.MULTILINE)]
+COMMANDS = [shlex.split(line) for line in re.findall(r'^    python (.+)$', TEXT.replace('\\\n', ' '), re.MULTILINE)]
 TABLES = re.split(r'^## ', PAGES[0].read_text(encoding='utf-8'), flags=re.MULTILINE)
 
 

@@ -146,6 +146,7 @@ def test_not_contiguous(tmp_path, monkeypatch, state, legacy, piece):
 
 def test_large_tensors_in_pieces(tmp_path):
     """Rows longer than a piece, many short rows, long columns; zero rows and columns across the seams."""
+    threads = threading.active_count()
     torch.manual_seed(1)
     state = {
         'long': sparse(3, 400_000, odd=False),
@@ -163,7 +164,7 @@ def test_large_tensors_in_pieces(tmp_path):
     check(headers, state, workers=3, progress=lambda *done: calls.append((*done, threading.current_thread())))
     total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     assert calls[-1] == (total, total, threading.main_thread()) and calls == sorted(calls, key=lambda call: call[0])
-    assert threading.active_count() == 1
+    assert threading.active_count() <= threads
 
 
 def test_half_bytes(tmp_path):
@@ -215,6 +216,7 @@ def test_what_cannot_be_counted_is_an_error(tmp_path):
 
 
 def test_a_file_that_has_changed(tmp_path):
+    threads = threading.active_count()
     torch.save({'a': torch.ones(1000), 'b': torch.ones(3_000_000)}, tmp_path / 'x.pth')
     headers = read_headers(tmp_path / 'x.pth')
     os.truncate(tmp_path / 'x.pth', 5_000_000)
@@ -226,7 +228,7 @@ def test_a_file_that_has_changed(tmp_path):
     (tmp_path / 'x.pth').mkdir()
     with pytest.raises(HeaderError, match='cannot be read: Is a directory'):
         scan(headers)
-    assert threading.active_count() == 1
+    assert threading.active_count() <= threads
 
 
 def test_big_endian_is_seen(tmp_path):

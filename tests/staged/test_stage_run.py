@@ -92,6 +92,8 @@ def test_other_settings(copied, capsys):
     says_one_line(capsys, ['toy.py', '--stage', 'one', '--lr', '1e-4'], changed, '--overwrite')
     says_one_line(capsys, ['toy.py', '--stage', 'two', '--init_from', 'random'], 'inputs differ', '--overwrite')
     says_one_line(capsys, ['toy.py', '--stage', 'two', '--init_from', 'toy.py', '--overwrite'], 'toy.py: ')
+    wider = ['--init_from', 'out/two/checkpoint_best.pth', '--overwrite', '--set', 'model.hidden=24']
+    says_one_line(capsys, ['toy.py', '--stage', 'one', *wider], 'ffn.', '(24,')
     says_one_line(capsys, ['toy.py', '--stage', 'two', '--resume', '--overwrite'], 'choose one')
     assert everything(copied) == before
     mine = copied / 'out' / 'two' / 'mine.txt'

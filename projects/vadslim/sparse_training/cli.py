@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vadslim.cli import UserError, run
+from vadslim.cli import FULL, UserError, run
 from vadslim.sparse_training.settings import Settings, build_parser
 
 if TYPE_CHECKING:
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
     from vadslim.sparse_training.level import Run
 
-#: a full disk, a used-up quota, a limit on files
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MAMBA = ('mamba_pretrained', 'mamba_structured', 'mamba_prune_target', 'mamba_mlp_prune_ratio')
 
 
@@ -52,7 +49,7 @@ def _main(argv: Sequence[str]) -> int:
     try:
         run_levels(plan, getattr(given, 'file_name', 'levels.csv'), Console(width=width))
     except OSError as error:  # of whoever was writing: a checkpoint, a log
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise UserError(f'{error.filename or plan.folder}: cannot be written: {error.strerror}') from error
     return 0

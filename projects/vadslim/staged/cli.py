@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import re
@@ -19,8 +18,6 @@ from vadslim.staged.flags import overrides_of, parse_args
 from vadslim.staged.tasks import import_tasks
 
 LATEST = 'checkpoint_latest.pth'
-#: a full disk, a used-up quota, a limit on files
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MOST = 8  # metrics in the table; done.json has them all
 COLUMNS = ('stage', 'kind', 'epochs', 'seconds', 'checkpoint', 'last metrics')
 
@@ -47,10 +44,6 @@ def _run(argv: Sequence[str]) -> int | None:
         if machine.processes:
             return torchrun('vadslim.staged.cli', argv, machine.processes)
         return _stages(options, overrides, machine.launcher)
-    except OSError as error:  # of whoever was writing: a log, a picture
-        if error.errno not in _FULL:
-            raise
-        raise UserError(f'{error.filename or "a file"}: cannot be written: {error.strerror}') from error
     except BaseException as error:
         if (was_interrupted(error) or _was_ended(error)) and 'TORCHELASTIC_RUN_ID' not in os.environ:
             say(f'to go on: {_again(argv, options)}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
@@ -105,7 +107,7 @@ def _begin(
     elif adopt:
         say(f'{stage.folder}: nothing to resume from, training starts at epoch 0')
     if overwrite and source is not None:
-        experiment.weights_of(load_checkpoint(source), source)  # before anything is cleared
+        _check_source(stage, cfg, source)  # before anything is cleared
     try:
         step = open_folder(stage, cfg, source, overwrite, adopt=adopt)
     except OtherRecipeError:
@@ -158,6 +160,21 @@ def _runner(stage: Stage, cfg: Config, source: Path | None, latest: Path | None,
         transfer.check(f'stage {stage.name}: {start}', declared.allow_missing, declared.allow_unexpected)
         say(f'stage {stage.name}: of {start} {transfer}')
     return runner
+
+
+def _check_source(stage: Stage, cfg: Config, source: Path) -> None:
+    """Check what :func:`_runner` does of a stage's first weights, without a Runner, which writes into the folder."""
+    cfg = copy.deepcopy(cfg)
+    checkpoint = load_checkpoint(source)
+    weights = experiment.weights_of(checkpoint, source)
+    experiment.use_structure(cfg, checkpoint, source)
+    experiment.never_download(cfg)
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    hooks = [hook for hook in cfg.get('custom_hooks') or [] if experiment.bare(hook.get('type')) == 'StructureHook']
+    declared = HOOKS.build(hooks[0]) if hooks else StructureHook()
+    transfer = compare_architecture(weights, MODELS.build(cfg.model))
+    allowed = (*declared.allow_missing, *outside_of_halves(checkpoint, transfer.new))
+    transfer.check(f'stage {stage.name}: {source}', allowed, declared.allow_unexpected)
 
 
 def _name_checkpoints(cfg: Config, stage: Stage, source: Path | None) -> None:

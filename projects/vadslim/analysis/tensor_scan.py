@@ -11,6 +11,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -134,26 +135,21 @@ class _Crew:
     def __init__(self, pieces: Iterator[_Piece]) -> None:
         self.pieces, self.lock = pieces, threading.Lock()
         self.done, self.stopped = 0, False  # bits
-        self.error: Exception | None = None
 
     def work(self, workers: int, progress: Callable[[int], None] | None) -> None:
-        """Count all pieces; on an error or Ctrl-C all stop at their next piece."""
-        threads = [threading.Thread(target=self._run, daemon=True) for _ in range(workers)]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(POLL)
-                    if progress and thread.is_alive():
+        """Count all pieces; on an error or Ctrl-C all stop at their next piece, and are waited for."""
+        # Not Thread.join(timeout): interrupted by Ctrl-C it takes a thread that runs for one that has ended (before
+        # Python 3.13), and the files would be closed under it.
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                runs = [pool.submit(self._run) for _ in range(workers)]
+                while wait(runs, POLL).not_done:
+                    if progress:
                         progress(self.done // 8)
-        finally:
-            self.stopped = True
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-        if self.error is not None:
-            raise self.error
+            finally:
+                self.stopped = True
+        for run in runs:
+            run.result()
         if progress:
             progress(self.done // 8)
 
@@ -171,8 +167,9 @@ class _Crew:
                 read = piece.owner.add(piece, buffer)
                 with self.lock:
                     self.done += read
-        except Exception as error:
-            self.stopped, self.error = True, self.error or error
+        except BaseException:
+            self.stopped = True
+            raise
 
 
 # --- one tensor --------------------------------------------------------------------------------------------

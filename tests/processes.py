@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -83,3 +84,32 @@ class Forked:
             said = [pool.submit(pipe.read) for pipe in (self.stdout, self.stderr)]
             self.wait(timeout)
             return said[0].result(timeout), said[1].result(timeout)
+
+
+def fork_ranks(
+    main: Callable[[Sequence[str]], int | None],
+    argv: Sequence[object],
+    cwd: Path | None = None,
+    before: Sequence[Callable[[], object] | None] = (None, None),
+) -> list[Forked]:
+    """A command in two processes, with the environment that torchrun gives them; argv must say --launcher pytorch.
+
+    Args:
+        before: of each of them, as in :class:`Forked`.
+    """
+    with socket.socket() as place:
+        place.bind(('127.0.0.1', 0))
+        port = place.getsockname()[1]
+    shared = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+    return [
+        Forked(main, argv, cwd, {**shared, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}, act)
+        for rank, act in enumerate(before)
+    ]
+
+
+def finish_ranks(ranks: Sequence[Forked], timeout: float = 200) -> list[tuple[str, str]]:
+    """What each of them says, to its end; both must end well."""
+    with ThreadPoolExecutor(len(ranks)) as pool:  # one whose pipe is full would hold up the other
+        said = list(pool.map(lambda rank: rank.communicate(timeout), ranks))
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    return said

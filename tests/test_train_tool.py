@@ -100,6 +100,17 @@ def test_kill_and_resume_equals_uninterrupted(tmp_path):
     assert_same_weights(tmp_path / 'whole' / 'latest.pth', killed / 'latest.pth')
 
 
+def test_the_config_is_formatted_once(tmp_path, monkeypatch):
+    """However many times MMEngine asks for its text: yapf takes seconds for a long one."""
+    formatted = []
+    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (formatted.append(text) or text, True))
+    config = write_toy_config(tmp_path / 'toy.py', tmp_path / 'run', epochs=3)
+    formatted.clear()
+    assert run_train(config) == 0
+    assert len(formatted) == 1
+    assert (tmp_path / 'run' / 'toy.py').read_text() == formatted[0]
+
+
 def test_resume_by_path_without_the_config(toy, tmp_path):
     _, folder = toy
     assert run_train('--resume', folder / 'epoch_1.pth', '--work-dir', tmp_path / 'a') == 0

@@ -75,6 +75,19 @@ def add_hooks(cfg: Config) -> None:
     cfg.default_hooks = {**defaults, 'checkpoint': saver}
 
 
+class FormattedOnce(Config):
+    """A config that formats its text once, not anew for each checkpoint: yapf takes seconds for VAD's."""
+
+    _known = ('', '')  # one for all copies: content and text
+
+    @property
+    def pretty_text(self) -> str:
+        content, text = FormattedOnce._known
+        if content != (new := repr(self._cfg_dict)):
+            content, text = FormattedOnce._known = new, super().pretty_text
+        return text
+
+
 def build_runner(cfg: Config, name: str = '') -> Runner:
     """Build the Runner of a config; on a terminal a bar shows where its training, validation or test is.
 
@@ -82,7 +95,9 @@ def build_runner(cfg: Config, name: str = '') -> Runner:
         cfg: whole.
         name: what is trained or tested, for the bar.
     """
-    runner = Runner.from_cfg(cfg)
+    own = FormattedOnce()
+    own.__setstate__(cfg.__getstate__())
+    runner = Runner.from_cfg(own)
     if not any(isinstance(hook, ProgressHook) for hook in runner.hooks):
         runner.register_hook(ProgressHook(name))
     return runner

@@ -1,14 +1,13 @@
 """A staged run of two processes over gloo: files are written once, and what is killed ends as what was not."""
 
 import signal
-import socket
 
 import pytest
 import torch
 from stage_toys import write_stages
 from test_stage_kill import COMMAND, STAGES, assert_same, iteration, left, no_environment_report  # noqa: F401
 
-from processes import Forked
+from processes import finish_ranks, fork_ranks
 from vadslim.checkpoint import load_checkpoint
 from vadslim.staged import cli
 from vadslim.testing import ToyAccuracy
@@ -21,21 +20,11 @@ def start(folder, before=(None, None)):
     if not folder.exists():
         folder.mkdir()
         write_stages(folder)
-    with socket.socket() as place:
-        place.bind(('127.0.0.1', 0))
-        port = place.getsockname()[1]
-    shared = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
-    return [
-        Forked(cli.main, [*COMMAND, '--launcher', 'pytorch'], folder, {**shared, 'RANK': rank, 'LOCAL_RANK': rank}, act)
-        for rank, act in zip('01', before)
-    ]
+    return fork_ranks(cli.main, [*COMMAND, '--launcher', 'pytorch'], folder, before)
 
 
 def finish(folder):
-    ranks = start(folder)
-    said = [rank.communicate(timeout=100)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said
-    return said
+    return [complaint for _, complaint in finish_ranks(start(folder))]
 
 
 def test_killed_and_started_again(tmp_path, monkeypatch):

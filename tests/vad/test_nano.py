@@ -3,18 +3,20 @@
 import copy
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
 
+from processes import finish_ranks, fork_ranks
+from vadslim import cli, train
+from vadslim import evaluate as evaluation
 from vadslim.checkpoint import dump_info, load_info
 from vadslim.evaluate import evaluate, parse_args
 from vadslim.nuscenes_data import converter
@@ -33,20 +35,14 @@ test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=1, val_interval=2)
 default_hooks = dict(logger=dict(interval=1))
 """
-PROBE = '''
-import torch
-from mmengine.dist import get_rank
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
 
 
-@HOOKS.register_module()
+@HOOKS.register_module(force=True)
 class NanoProbe(Hook):
-    """Each rank writes its weights beside the config."""
+    """Each rank writes its weights into the run's folder."""
 
     def after_train(self, runner):
-        torch.save(runner.model.module.state_dict(), f'{__file__}.{get_rank()}.pth')
-'''
+        torch.save(runner.model.module.state_dict(), f'{runner.work_dir}/../rank_{get_rank()}.pth')
 
 
 @pytest.fixture(scope='module')
@@ -114,47 +110,39 @@ def test_blank_images_are_blank_only_inside(config):
     assert measure() == seen
 
 
-def run(script: str, *arguments, folder: Path) -> None:
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(('127.0.0.1', 0))
-        port = str(sock.getsockname()[1])
-    path = os.pathsep.join([str(ROOT / 'projects'), str(folder)])
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path, 'PYTHON': sys.executable, 'PORT': port}
-    command = ['bash', str(ROOT / 'tools' / script), *map(str, arguments)]
-    result = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
+def run(main, *argv) -> None:
+    """A command by two processes."""
+    finish_ranks(fork_ranks(lambda argv: cli.run(main, argv), [*argv, '--launcher', 'pytorch']))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason='for machines without CUDA')
 def test_two_ranks(config, tmp_path):
     """Training leaves equal weights and one set of files; evaluation says the same as one process does."""
-    (tmp_path / 'nano_probe.py').write_text(PROBE)
-    probed = tmp_path / 'probed.py'
-    probed.write_text(
+    few = tmp_path / 'few.py'  # to validate on, of both scenes; a number that leaves one rank with more
+    few.write_text(
         f'_base_ = {str(config)!r}\n'
-        "custom_imports = dict(imports=['vadslim.vad', 'nano_probe'])\n"
         "custom_hooks = [dict(type='NanoProbe')]\n"
+        'val_dataloader = dict(dataset=dict(indices=[0, 1, 5, 6, 12, 13, 14]))\n'
+        'test_dataloader = val_dataloader\n'
     )
     work_dir = tmp_path / 'run'
-    run('dist_train.sh', probed, 2, '--work-dir', work_dir, folder=tmp_path)
-    first, second = (torch.load(tmp_path / f'nano_probe.py.{rank}.pth') for rank in (0, 1))
+    run(train.main, few, '--work-dir', work_dir)
+    first, second = (torch.load(tmp_path / f'rank_{rank}.pth') for rank in (0, 1))
     own = ('running_mean', 'running_var')  # each rank's batch norms have seen other images
     for name in first:
         if not name.endswith(own):
             assert torch.equal(first[name], second[name]), name
     assert not torch.equal(first['img_backbone.bn1.running_mean'], second['img_backbone.bn1.running_mean'])
     files = sorted(path.name for path in work_dir.iterdir() if path.is_file())
-    assert files == ['epoch_1.pth', 'last_checkpoint', 'latest.pth', 'probed.py']
+    assert files == ['epoch_1.pth', 'few.py', 'last_checkpoint', 'latest.pth']
     (scalars,) = work_dir.glob('*/vis_data/scalars.json')
     losses = [row['loss'] for row in map(json.loads, scalars.read_text().splitlines()) if 'loss' in row]
     assert len(losses) == 2  # eight frames, two ranks, two each
     assert all(math.isfinite(loss) for loss in losses)
 
     out, latest = tmp_path / 'metrics.json', work_dir / 'latest.pth'
-    run('dist_test.sh', config, latest, 2, '--out', out, '--work-dir', tmp_path / 'two', folder=tmp_path)
-    alone = evaluate(parse_args([str(config), str(latest), '--work-dir', str(tmp_path / 'one')]))
+    run(evaluation.main, few, latest, '--out', out, '--work-dir', tmp_path / 'two')
+    alone = evaluate(parse_args([str(few), str(latest), '--work-dir', str(tmp_path / 'one')]))
     assert alone['plan_L2_3s'] > 0
     assert json.loads(out.read_text()) == pytest.approx(alone, rel=1e-12, nan_ok=True)

@@ -93,7 +93,7 @@ def test_it_is_removed_between_opening_and_locking(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, 'lockf', late)
     hold(tmp_path)
     process = Forked(lambda _: 3 if refused(tmp_path) else 0, [])
-    assert process.wait(20) == 3
+    assert process.wait(100) == 3
 
 
 def refused(folder):

@@ -395,7 +395,7 @@ def stopped(root, out, moment, number) -> tuple[subprocess.Popen, str, str]:
         process.kill()
     else:
         os.killpg(process.pid, number)
-    rest = process.communicate(timeout=30)  # the pipes are closed when the last worker ends
+    rest = process.communicate(timeout=100)  # the pipes are closed when the last worker ends
     return process, *rest
 
 

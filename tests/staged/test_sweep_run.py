@@ -119,16 +119,16 @@ def test_an_interrupt_ends_all(point, capsys):
     sleep = """
 import subprocess
 child = subprocess.Popen(['sleep', '60'])
-(folder / 'pids').write_text(f'{os.getpid()} {child.pid}')
+(folder / 'pids.half').write_text(f'{os.getpid()} {child.pid}')
+(folder / 'pids.half').rename(folder / 'pids')
 time.sleep(60)
 """
     runs = [point('done'), point('a', sleep), point('b', sleep), point('never')]
 
     def interrupt():
-        until = time.monotonic() + 30
+        until = time.monotonic() + 100
         while time.monotonic() < until and not all((run.folder / 'pids').exists() for run in runs[1:3]):
             time.sleep(0.02)
-        time.sleep(0.1)  # the files are written
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
@@ -146,11 +146,11 @@ def test_a_sweep_that_is_killed_leaves_nothing_running(point, monkeypatch):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
     run = point('a', "(folder / 'pid').write_text(str(os.getpid())); (folder / 'ready').touch(); time.sleep(60)")
     sweep = Forked(lambda _: run_points([run], 1) and None, [])
-    until = time.monotonic() + 30
+    until = time.monotonic() + 100
     while time.monotonic() < until and not (run.folder / 'ready').exists():
         time.sleep(0.02)
     sweep.send_signal(signal.SIGKILL)
-    sweep.wait(30)
+    sweep.wait(100)
     assert ended(int((run.folder / 'pid').read_text()))
 
 
@@ -187,7 +187,7 @@ def test_a_second_sweep_of_the_same_points(point, tmp_path):
     with pytest.raises(UserError, match=f'{tmp_path / "b"}: another command is at work in it .process '):
         run_points([point('b'), point('c')], 1)
     first.send_signal(signal.SIGINT)  # it ends its processes
-    first.wait(20)
+    first.wait(100)
     assert calls(point('b')) == calls(point('c')) == 0
     assert [outcome.problem for outcome in run_points([point('b'), point('c')], 1)] == [None, None]
 

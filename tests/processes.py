@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
+import runpy
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch.distributed.run
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
+
+from vadslim import cli
 
 
 class Forked:
@@ -41,7 +46,8 @@ class Forked:
                 os.dup2(end, number)
             for end in (end for pipe in pipes for end in pipe):
                 os.close(end)
-            sys.stdout, sys.stderr = os.fdopen(1, 'w'), os.fdopen(2, 'w')
+            # not closed with these objects, which a fork of this fork replaces
+            sys.stdout, sys.stderr = (os.fdopen(number, 'w', closefd=False) for number in (1, 2))
             for kind in (MMLogger, MessageHub, DefaultScope, Visualizer):  # what this process's Runners have left
                 kind._instance_dict.clear()
             os.environ.update(env or {})
@@ -86,21 +92,28 @@ class Forked:
             return said[0].result(timeout), said[1].result(timeout)
 
 
+def free_port() -> str:
+    """One of this machine that nobody listens at just now."""
+    with socket.socket() as place:
+        place.bind(('127.0.0.1', 0))
+        return str(place.getsockname()[1])
+
+
 def fork_ranks(
     main: Callable[[Sequence[str]], int | None],
     argv: Sequence[object],
     cwd: Path | None = None,
     before: Sequence[Callable[[], object] | None] = (None, None),
 ) -> list[Forked]:
-    """A command in two processes, with the environment that torchrun gives them; argv must say --launcher pytorch.
+    """A command in two forks of this process, with the environment that torchrun gives them.
 
     Args:
-        before: of each of them, as in :class:`Forked`.
+        main: of the command.
+        argv: its arguments, among them --launcher pytorch.
+        cwd: where it works.
+        before: of each of them.
     """
-    with socket.socket() as place:
-        place.bind(('127.0.0.1', 0))
-        port = place.getsockname()[1]
-    shared = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+    shared = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': free_port()}
     return [
         Forked(main, argv, cwd, {**shared, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}, act)
         for rank, act in enumerate(before)
@@ -111,5 +124,24 @@ def finish_ranks(ranks: Sequence[Forked], timeout: float = 200) -> list[tuple[st
     """What each of them says, to its end; both must end well."""
     with ThreadPoolExecutor(len(ranks)) as pool:  # one whose pipe is full would hold up the other
         said = list(pool.map(lambda rank: rank.communicate(timeout), ranks))
-    assert [rank.returncode for rank in ranks] == [0, 0], said
+    codes = [rank.returncode for rank in ranks]
+    assert codes == [0, 0], (codes, said)
     return said
+
+
+def fork_for_torchrun() -> None:
+    """To be called before a launcher: what torchrun would start anew, each to import torch, it forks."""
+    torch.distributed.run.run = _fork_module
+
+
+def _fork_module(args: argparse.Namespace) -> None:
+    assert (args.module, args.nproc_per_node) == (True, '2')
+
+    def module(argv: Sequence[str]) -> None:
+        sys.argv[1:] = argv
+        cli._RUNNING.clear()  # the launcher's command is not this process's
+        runpy.run_module(args.training_script, run_name='__main__', alter_sys=True)
+
+    for said, complaint in finish_ranks(fork_ranks(module, args.training_script_args)):
+        sys.stdout.write(said)
+        sys.stderr.write(complaint)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from processes import Forked, fork_for_torchrun, free_port
+from vadslim import cli, train
 from vadslim.checkpoint import load_checkpoint
 from vadslim.testing import ToyNet, write_toy_config
 
@@ -35,20 +37,12 @@ def environment(folder):
     return {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path, 'PYTHON': sys.executable}
 
 
-def free_port():
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(('127.0.0.1', 0))
-        return str(sock.getsockname()[1])
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason='for machines without CUDA')
-def test_two_ranks(tmp_path):
-    (tmp_path / 'probe.py').write_text(PROBE)
+def test_two_ranks(tmp_path, monkeypatch):
+    (tmp_path / 'ranks_probe.py').write_text(PROBE)
     hooks = [{'type': 'Probe'}]
-    imports = {'imports': ['vadslim.testing', 'probe'], 'allow_failed_imports': False}
+    imports = {'imports': ['vadslim.testing', 'ranks_probe'], 'allow_failed_imports': False}
     config = write_toy_config(
         tmp_path / 'toy.py', tmp_path / 'run', epochs=2, custom_imports=imports, custom_hooks=hooks
     )
@@ -57,12 +51,15 @@ def test_two_ranks(tmp_path):
     subprocess.run(command, env=env, check=True, capture_output=True, text=True)
     # two of the four iterations are left to each; the second command goes on with the first one's files
     more = ['--resume', '--cfg-options', 'train_cfg.max_epochs=3', 'param_scheduler.1.T_max=3']
-    command = [sys.executable, ROOT / 'tools' / 'train.py', config, '--gpus', '2', *more]
-    subprocess.run(command, env=environment(tmp_path), check=True, capture_output=True, text=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    argv = [config, '--gpus', '2', *more]
+    process = Forked(lambda argv: cli.run(train.main, argv), argv, before=fork_for_torchrun)
+    said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
 
     trained = dict(ToyNet().named_parameters())
     for epoch in (2, 3):
-        first, second = (torch.load(tmp_path / f'probe.py.{epoch}.{rank}.pth') for rank in (0, 1))
+        first, second = (torch.load(tmp_path / f'ranks_probe.py.{epoch}.{rank}.pth') for rank in (0, 1))
         for name in trained:
             assert torch.equal(first[name], second[name]), name
     files = sorted(path.name for path in (tmp_path / 'run').iterdir() if path.is_file())

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from processes import Forked
-from vadslim import cli
+from vadslim import cli, train
 from vadslim.cli import UserError
 from vadslim.launch import choose_machine, torchrun
 from vadslim.testing import write_toy_config
@@ -146,10 +146,13 @@ sys.exit(cli.run(main))
 @pytest.mark.parametrize('processes', [1, 2])
 def test_ctrl_c_in_training_leaves_one_line_and_no_process(tmp_path, processes):
     write_toy_config(tmp_path / 'toy.py', tmp_path / 'run', epochs=1000)
-    argv = [ROOT / 'tools' / 'train.py', 'toy.py', '--gpus', str(processes)]
-    argv += ['--cfg-options', 'train_dataloader.num_workers=1']
-    options = {'cwd': tmp_path, 'env': {**os.environ, **environment(tmp_path)}, 'text': True}
-    process = subprocess.Popen([sys.executable, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    argv = ['toy.py', '--gpus', str(processes), '--cfg-options', 'train_dataloader.num_workers=1']
+    if processes == 1:
+        process = Forked(lambda argv: cli.run(train.main, argv), argv, tmp_path)
+    else:
+        options = {'cwd': tmp_path, 'env': {**os.environ, **environment(tmp_path)}, 'text': True}
+        command = [sys.executable, ROOT / 'tools' / 'train.py', *argv]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
     while not (tmp_path / 'run' / 'epoch_2.pth').exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)

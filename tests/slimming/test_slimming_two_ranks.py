@@ -11,21 +11,35 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from processes import Forked, fork_for_torchrun
 from vadslim.checkpoint import load_checkpoint
+from vadslim.slimming import main
 from vadslim.testing import write_toy_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SLIM = 'vad_structured_pruned.pth'
-MODULE = [sys.executable, '-m', 'vadslim.slimming']
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
 TOOL = [*TORCHRUN, str(ROOT / 'tools' / 'analysis_struct.py')]
 RULES = {'rules': [{'pattern': 'ffn.*', 'ratio': 0.75}, {'kind': 'head', 'ratio': 0.0}]}
-# (what is asked for, what starts the processes): --gpus 2 prunes in one process and trains in two; under torchrun both
-# score, each with its share of three batches
+# (what is asked for, options): --gpus 2 prunes in one process and trains in two; under torchrun both score, each with
+# its share of three batches
 RUNS = {
-    'gpus': (['--pruning-ratio', '0.5', '--retrain'], [*MODULE], ['--gpus', '2', '--gpu-ids', '4', '7']),
-    'torchrun': (['--target-macs', '0.6', '--rules', 'rules.json'], TOOL, ['--launcher', 'pytorch', '--gpus', '2']),
+    'gpus': (['--pruning-ratio', '0.5', '--retrain'], ['--gpus', '2', '--gpu-ids', '4', '7']),
+    'torchrun': (['--target-macs', '0.6', '--rules', 'rules.json'], ['--launcher', 'pytorch', '--gpus', '2']),
 }
+
+
+def run(how, argv):
+    """What it prints."""
+    if how == 'gpus':
+        process = Forked(main, argv, before=fork_for_torchrun)
+        said, complaint = process.communicate(timeout=300)
+    else:
+        env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT / 'projects')}
+        process = subprocess.run([*TOOL, *argv], capture_output=True, text=True, timeout=300, env=env)
+        said, complaint = process.stdout, process.stderr
+    assert process.returncode == 0, complaint
+    return said
 
 
 @pytest.fixture
@@ -48,18 +62,11 @@ def report(folder):
 
 @pytest.mark.parametrize('how', RUNS)
 def test_two_processes_prune_and_train_as_one(how, folder, command, trained):
-    asked, start, machine = RUNS[how]
+    asked, machine = RUNS[how]
     asked = ['toy.py', str(trained), *asked, '--importance', 'Taylor', '--batches', '3', '--latency', '0']
     training = ['--fine-tune', '--fine-tune-epochs', '3']
-    done = subprocess.run(
-        [*start, *asked, *training, *machine, '--device', 'cpu', '--output-dir', 'two'],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT / 'projects')},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count('written to two') == 1
+    said = run(how, [*asked, *training, *machine, '--device', 'cpu', '--output-dir', 'two'])
+    assert said.count('written to two') == 1
     only_pruning = [argument for argument in asked if argument != '--retrain']
     assert command(*only_pruning, '--output-dir', 'one', '--device', 'cpu')[0] == 0
 

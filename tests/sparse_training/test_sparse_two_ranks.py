@@ -1,19 +1,15 @@
 """A run by two processes over gloo: the same masks, weights and numbers on both, and one set of files."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
+from processes import Forked, fork_for_torchrun
 from sparse_toys import write_recipe
 from vadslim import cli, evaluate
 from vadslim.checkpoint import load_checkpoint
+from vadslim.sparse_training.cli import main
 
-ROOT = Path(__file__).resolve().parents[2]
 PROBE = '''
 import torch
 from mmengine.dist import get_rank
@@ -38,20 +34,16 @@ class Probe(Hook):
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason='for machines without CUDA')
 def test_two_ranks(tmp_path, monkeypatch, capsys):
-    (tmp_path / 'probe.py').write_text(PROBE)
+    (tmp_path / 'levels_probe.py').write_text(PROBE)
     write_recipe(tmp_path / 'toy.py', "custom_hooks = [dict(type='Probe')]\n", pruning_times=2, criteria='l1')
-    path = os.pathsep.join([str(ROOT / 'projects'), str(tmp_path)])
-    done = subprocess.run(
-        [sys.executable, ROOT / 'tools' / 'main_imp_fillback.py', 'toy.py', '--import', 'probe', '--gpus', '2']
-        + ['--save_dir', 'out'],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path},
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    process = Forked(
+        main, ['toy.py', '--import', 'levels_probe', '--gpus', '2', '--save_dir', 'out'], before=fork_for_torchrun
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count('accuracy of the masked network') == 1
+    said, complaint = process.communicate(timeout=400)
+    assert process.returncode == 0, complaint
+    assert said.count('accuracy of the masked network') == 1
     levels = json.loads((tmp_path / 'out' / 'results.json').read_text())['levels']
     assert len(levels) == 2
     for number, level in enumerate(levels):
@@ -69,8 +61,6 @@ def test_two_ranks(tmp_path, monkeypatch, capsys):
     steps = load_checkpoint(tmp_path / 'out' / 'level_1' / 'training' / 'latest.pth')['meta']['iter']
     assert steps == 2 * 5  # 500 images each, 100 at a time
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
     options = ['--out', 'metrics.json', '--work-dir', 'w']
     assert cli.run(evaluate.main, ['out/config.py', 'out/level_1/best.pth', *options]) == 0

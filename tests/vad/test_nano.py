@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
 
-from processes import finish_ranks, fork_ranks
+from processes import Forked, fork_for_torchrun
 from vadslim import cli, train
 from vadslim import evaluate as evaluation
 from vadslim.checkpoint import dump_info, load_info
@@ -110,9 +112,14 @@ def test_blank_images_are_blank_only_inside(config):
     assert measure() == seen
 
 
-def run(main, *argv) -> None:
-    """A command by two processes."""
-    finish_ranks(fork_ranks(lambda argv: cli.run(main, argv), [*argv, '--launcher', 'pytorch']))
+def run(script: str, main, *argv) -> None:
+    """What one of the scripts in tools/ starts."""
+    command = ['bash', str(ROOT / 'tools' / script), *map(str, argv)]
+    program, *argv = subprocess.check_output(command, env={**os.environ, 'PYTHON': 'echo'}, text=True).split()
+    assert program == str(ROOT / 'tools' / f'{main.__module__.split(".")[-1].replace("evaluate", "test")}.py')
+    process = Forked(lambda argv: cli.run(main, argv), argv, before=fork_for_torchrun)
+    said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
 
 
 @pytest.mark.slow
@@ -127,7 +134,7 @@ def test_two_ranks(config, tmp_path):
         'test_dataloader = val_dataloader\n'
     )
     work_dir = tmp_path / 'run'
-    run(train.main, few, '--work-dir', work_dir)
+    run('dist_train.sh', train.main, few, 2, '--work-dir', work_dir)
     first, second = (torch.load(tmp_path / f'rank_{rank}.pth') for rank in (0, 1))
     own = ('running_mean', 'running_var')  # each rank's batch norms have seen other images
     for name in first:
@@ -142,7 +149,7 @@ def test_two_ranks(config, tmp_path):
     assert all(math.isfinite(loss) for loss in losses)
 
     out, latest = tmp_path / 'metrics.json', work_dir / 'latest.pth'
-    run(evaluation.main, few, latest, '--out', out, '--work-dir', tmp_path / 'two')
+    run('dist_test.sh', evaluation.main, few, latest, 2, '--out', out, '--work-dir', tmp_path / 'two')
     alone = evaluate(parse_args([str(few), str(latest), '--work-dir', str(tmp_path / 'one')]))
     assert alone['plan_L2_3s'] > 0
     assert json.loads(out.read_text()) == pytest.approx(alone, rel=1e-12, nan_ok=True)

@@ -1,6 +1,7 @@
 """A run by two processes over gloo: the same masks, weights and numbers on both, and one set of files."""
 
 import json
+
 import pytest
 import torch
 

@@ -85,7 +85,7 @@ def map_task(task: tuple[Path, str, Settings]) -> None:
     root, location, settings = task
     writer = MapWriter(district(location, settings.seed))
     write_json(root / 'maps' / 'expansion' / f'{location}.json', writer.to_dict())
-    png = cv2.imencode('.png', writer.mask(), [cv2.IMWRITE_PNG_COMPRESSION, 6])[1].tobytes()
+    png = cv2.imencode('.png', writer.mask())[1].tobytes()  # compression 6 is as large, and takes four times as long
     (root / 'maps' / f'{token("map", location)}.png').write_bytes(png)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,27 +31,25 @@ def no_default_scope_from_elsewhere() -> Iterator[None]:
     DefaultScope._instance_dict.clear()
 
 
-@pytest.fixture(scope='module', autouse=True)
-def no_garbage_from_elsewhere() -> None:
-    """What is there before a file's first test stays; without it each collection, which MMEngine's datasets ask for
-    one by one, takes a second for all that thousands of tests have imported.
-    """
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(scope='session', autouse=True)
 def asked_once() -> Iterator[None]:
-    """What each Runner asks anew: the versions of compilers (a second), and its config as text that reads well (a
-    second for VAD's, many for one that holds a structure); here it is left as it is, the same Python.
+    """What is done anew for each Runner, dataset and conversion, and takes seconds where thousands of tests share a
+    process: the versions of compilers; the config as text that reads well (here it stays as it is, the same Python);
+    a search for garbage.
     """
     from mmengine.config import config
+    from mmengine.dataset import base_dataset
     from mmengine.runner import runner
 
+    from vadslim.nuscenes_data import converter
+
+    gc.freeze()  # what all files have imported by now
     collect_env = functools.cache(runner.collect_env)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, 'FormatCode', lambda text, **_: (text, True))
         patch.setattr(runner, 'collect_env', lambda: dict(collect_env()))
+        for module in (base_dataset, converter):
+            patch.setattr(module, 'gc', SimpleNamespace(collect=int, freeze=int, unfreeze=int))
         yield
 
 

@@ -24,7 +24,7 @@ from mmengine.registry import HOOKS
 
 
 @HOOKS.register_module()
-class Probe(Hook):
+class RanksProbe(Hook):
     """Each rank writes its weights beside the config."""
 
     def after_train(self, runner):
@@ -41,7 +41,7 @@ def environment(folder):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='for machines without CUDA')
 def test_two_ranks(tmp_path, monkeypatch):
     (tmp_path / 'ranks_probe.py').write_text(PROBE)
-    hooks = [{'type': 'Probe'}]
+    hooks = [{'type': 'RanksProbe'}]
     imports = {'imports': ['vadslim.testing', 'ranks_probe'], 'allow_failed_imports': False}
     config = write_toy_config(
         tmp_path / 'toy.py', tmp_path / 'run', epochs=2, custom_imports=imports, custom_hooks=hooks

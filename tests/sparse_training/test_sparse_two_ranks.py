@@ -20,7 +20,7 @@ from vadslim.hooks import LevelHook, SparseHook
 
 
 @HOOKS.register_module()
-class Probe(Hook):
+class LevelsProbe(Hook):
     """Each rank writes what it has at the end of a level."""
 
     priority = 'LOWEST'
@@ -36,7 +36,7 @@ class Probe(Hook):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='for machines without CUDA')
 def test_two_ranks(tmp_path, monkeypatch, capsys):
     (tmp_path / 'levels_probe.py').write_text(PROBE)
-    write_recipe(tmp_path / 'toy.py', "custom_hooks = [dict(type='Probe')]\n", pruning_times=2, criteria='l1')
+    write_recipe(tmp_path / 'toy.py', "custom_hooks = [dict(type='LevelsProbe')]\n", pruning_times=2, criteria='l1')
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     process = Forked(

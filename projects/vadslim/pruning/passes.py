@@ -20,6 +20,14 @@ class ScoringError(ValueError):
 Batch = Callable[[nn.Module], Any]
 
 
+def seed_torch(seed: int) -> None:
+    """Do what ``torch.manual_seed`` does, which without CUDA keeps the stack of each call: longer than a small pass."""
+    if torch.cuda.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
 @contextmanager
 def random_state_kept(seed: int | None = None) -> Iterator[None]:
     """Afterwards python, numpy and torch go on as if nothing had been drawn inside.
@@ -34,7 +42,7 @@ def random_state_kept(seed: int | None = None) -> Iterator[None]:
             if seed is not None:
                 random.seed(seed)
                 np.random.seed(seed % 2**32)
-                torch.manual_seed(seed)
+                seed_torch(seed)
             yield
         finally:
             random.setstate(states[0])

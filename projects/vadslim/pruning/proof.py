@@ -14,6 +14,7 @@ from .group import Group, tensors_of
 from .joining import merge_reasons
 from .mask import mask
 from .nesting import map_tensors, tensors_in
+from .passes import seed_torch
 from .slim import copy_with, resize
 from .structure import check_kept, make_structure
 
@@ -138,7 +139,7 @@ def floating_outputs(module: nn.Module, run: Run, double: bool) -> list[Tensor]:
     if double:
         module.register_forward_pre_hook(_double_inputs, with_kwargs=True)
     with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(0)
+        seed_torch(0)
         torch.set_default_dtype(torch.float64 if double else dtype)
         try:
             return [tensor for tensor in tensors_in(run(module)) if tensor.is_floating_point()]

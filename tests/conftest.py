@@ -31,6 +31,15 @@ def no_default_scope_from_elsewhere() -> Iterator[None]:
     DefaultScope._instance_dict.clear()
 
 
+@pytest.fixture(scope='module', autouse=True)
+def no_garbage_from_elsewhere() -> None:
+    """What is there before a file's first test is not looked at again: for all that thousands of tests have imported
+    each search for garbage takes a second.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope='session', autouse=True)
 def asked_once() -> Iterator[None]:
     """What is done anew for each Runner, dataset and conversion, and takes seconds where thousands of tests share a
@@ -43,7 +52,6 @@ def asked_once() -> Iterator[None]:
 
     from vadslim.nuscenes_data import converter
 
-    gc.freeze()  # what all files have imported by now
     collect_env = functools.cache(runner.collect_env)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, 'FormatCode', lambda text, **_: (text, True))

@@ -46,10 +46,15 @@ def atomic_write(path: StrPath, mode: str = 'w') -> Iterator[IO[Any]]:
 
 
 def remove_leftovers(path: StrPath) -> None:
-    """Remove what an :func:`atomic_write` of ``path`` has left whose process was killed."""
+    """Remove what an :func:`atomic_write` has left whose process was killed.
+
+    Args:
+        path: what was to be written, or a folder: any file in it.
+    """
     path = Path(path)
-    for file in path.parent.glob(f'.{glob.escape(path.name)}.*.tmp'):
-        owner = file.name.removeprefix(f'.{path.name}.').removesuffix('.tmp')
+    folder, name = (path, '*') if path.is_dir() else (path.parent, glob.escape(path.name))
+    for file in folder.glob(f'.{name}.*.tmp'):
+        owner = file.suffixes[-2].removeprefix('.')
         if owner.isdecimal() and not _is_running(int(owner)):
             file.unlink(missing_ok=True)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from .checkpoint import StrPath, atomic_write
 from .cli import UserError, say
+from .files import remove_leftovers
 from .locks import LOCK, LockedError, hold, release
 
 FORMAT = 1
@@ -172,6 +173,7 @@ def open_step(
 
 def _take(folder: Path, name: str, recipe: str, overwrite: bool, leaves: Sequence[str], adopt: bool) -> Step:
     """Put the mark into a folder that is locked, if it can be had; see :func:`open_step`."""
+    remove_leftovers(folder)
     mark = _read(folder / MARK)
     resumed = mark is not None and mark.get('recipe') == recipe
     if mark is not None and not resumed and not adopt:

@@ -174,12 +174,19 @@ def iteration(stage, number):
     return instead(EpochBasedTrainLoop, 'run_iter', when)
 
 
+def before_renaming(name):
+    """It dies when a file is whole, but not yet under its name."""
+    return instead(Path, 'replace', lambda path, *_: path.name.startswith(f'.{name}.'))
+
+
 KILLS = {
+    'amid the first step.json': before_renaming('step.json'),
     'amid the first epoch': iteration('one', 1),
     'amid the first checkpoint': amid_writing('one/checkpoint_latest.pth', lambda _: True),
     'amid the second': amid_writing('one/checkpoint_latest.pth', lambda folder: list(folder.glob('*_epoch1.pth'))),
     'amid the validation': instead(ToyAccuracy, 'compute_metrics', lambda *_: True),
     'before done.json': instead(Step, 'finish', lambda *_: True),
+    'amid done.json': before_renaming('done.json'),
     'after done.json': instead(stage_folder, 'open_step', lambda folder, *_: folder.name == 'two'),
     'after step.json': instead(training, 'compare_architecture', lambda *_: True),
     'amid the best': amid_writing('two/checkpoint_best.pth', lambda _: True),

@@ -180,7 +180,7 @@ def test_forged_storages_in_a_plain_pickle(tmp_path):
         begin = time.process_time()
         with pytest.raises(HeaderError, match=message):
             read_headers(path)
-        assert time.process_time() - begin < 5, message
+        assert time.process_time() - begin < 20, message
 
 
 class ByValue(pickle._Pickler):

@@ -133,7 +133,7 @@ def test_forged_files_cost_little(tmp_path, limited, name):
         assert len(headers.tensors) == {'shared parameters': 8000, 'laughs beside': 1}[name]
     except HeaderError as error:
         assert '\n' not in str(error) and len(str(error)) < 400
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize(

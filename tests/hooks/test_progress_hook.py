@@ -180,4 +180,4 @@ def test_it_costs_next_to_nothing(tmp_path, attach):
 
     idle, drawing = seconds(1000, 1000), seconds(20, 0)
     hook.stop()
-    assert idle < 1e-4 and drawing < 0.02, (idle, drawing)
+    assert idle < 1e-4 and drawing < 0.05, (idle, drawing)

@@ -16,6 +16,19 @@ def source(tmp_path):
     return file
 
 
+def test_opening_removes_what_dead_processes_were_writing(tmp_path):
+    open_step(tmp_path, 'training', {}).finish([])
+    (tmp_path / 'done.json').unlink()
+    ours = {path.name for path in tmp_path.iterdir()}
+    dead = os.spawnlp(os.P_NOWAIT, 'true', 'true')
+    os.waitpid(dead, 0)
+    stay = {f'.a.pth.{os.getpid()}.tmp', f'.{dead}.tmp', '.notes.tmp', f'a.pth.{dead}.tmp', f'.a.pth.{dead}.txt'}
+    for name in {f'.a.pth.{dead}.tmp', f'.done.json.{dead}.tmp', f'.[x].{dead}.tmp'} | stay:
+        (tmp_path / name).touch()
+    open_step(tmp_path, 'training', {}).finish([])
+    assert {path.name for path in tmp_path.iterdir()} == stay | ours | {'done.json'}
+
+
 class Work:
     """Writes two files and counts."""
 
